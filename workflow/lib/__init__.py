@@ -1,0 +1,1 @@
+"""The library behind the rules: one room per paper, one file per optimizer, one command line."""

@@ -1,0 +1,172 @@
+"""The command line of the stages: `python -m workflow.lib <stage> --help`.
+
+The rules call these commands, and so may you. Whatever of an experiment is not said on the command line is read
+from `config/papers/<paper>.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow.lib import configuration, experiments, stages
+from workflow.lib.errors import UserError, from_os_error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; 0 on success, 1 with one message on stderr for a mistake that is the user's to mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("out of memory: choose a smaller setting or fewer seeds_per_job, or a machine with more memory.")
+    except OSError as error:
+        return _fail(str(from_os_error(error)))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _generate(options: argparse.Namespace) -> None:
+    experiment = _experiment(options)
+    stages.generate(experiment, configuration.block_seeds(options.seeds), options.data)
+
+
+def _train(options: argparse.Namespace) -> None:
+    _one_thread_each(options.threads)
+    experiment = _experiment(options, options.optimizer)
+    stages.train(experiment, options.optimizer, options.data, options.trace, options.parameters, options.device)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    stages.measure(_experiment(options), options.data, options.runs, options.blocks, options.metrics)
+
+
+def _draw(options: argparse.Namespace) -> None:
+    paper = _paper(options)
+    used = paper.figure(options.figure).experiments
+    stages.draw(
+        {name: paper.experiment(name).checked for name in used},
+        paper,
+        options.figure,
+        dict(zip(used, _as_many(options.metrics, used), strict=True)),
+        options.template or configuration.ROOT / f"workflow/report/{paper.name}/{options.figure}.rst",
+        {"pdf": options.pdf, "png": options.png, "csv": options.csv, "caption": options.caption},
+    )
+
+
+def _judge(options: argparse.Namespace) -> None:
+    paper = _paper(options)
+    stages.judge(
+        {name: experiment.checked for name, experiment in paper.experiments.items()},
+        paper.name,
+        list(paper.claims.values()),
+        dict(zip(paper.experiments, _as_many(options.metrics, paper.experiments), strict=True)),
+        options.claims,
+    )
+
+
+def _gather(options: argparse.Namespace) -> None:
+    titles = {name: configuration.load_paper(name).title for name in experiments.papers()}
+    stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
+
+
+def _paper(options: argparse.Namespace) -> configuration.Paper:
+    return configuration.load_paper(options.paper, options.changes)
+
+
+def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Experiment:
+    if options.settings is None:
+        options.settings = configuration.load_paper(options.paper).experiment(options.experiment).plain(*optimizers)
+    parsed = experiments.parse(options.paper, options.experiment, options.settings)
+    for label in optimizers:
+        if label not in parsed.optimizers:
+            raise UserError(f"--optimizer {label}: --settings describe {', '.join(parsed.optimizers)}")
+    return parsed
+
+
+def _as_many(paths: Sequence[Path], names: Sequence[str] | dict[str, Any]) -> Sequence[Path]:
+    if len(paths) != len(names):
+        raise UserError(f"--metrics: expected one table for each of {', '.join(names)}; found {len(paths)}")
+    return paths
+
+
+def _one_thread_each(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is not valid JSON: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workflow.lib", description=__doc__)
+    stage_parsers = parser.add_subparsers(metavar="<stage>", required=True)
+
+    def stage(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = stage_parsers.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    def one_experiment(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--paper", required=True, help="short name, such as ntp")
+        added.add_argument("--experiment", required=True, help="name under 'experiments' of the paper's YAML")
+        added.add_argument("--settings", type=_json, metavar="JSON", help="kind, settings and optimizers as values")
+
+    def one_paper(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--paper", required=True, help="short name, such as ntp")
+        added.add_argument("--changes", type=_json, metavar="JSON", help="laid over the paper's YAML")
+
+    made = stage("generate", _generate, "make the data of a block of seeds")
+    one_experiment(made)
+    made.add_argument("--seeds", required=True, help="a block such as 0-9, or one seed")
+    made.add_argument("--data", type=Path, required=True, metavar="NPZ", help="file to write")
+
+    trained = stage("train", _train, "run one optimizer on a block of seeds")
+    one_experiment(trained)
+    trained.add_argument("--optimizer", required=True, help="label under 'optimizers' of the experiment")
+    trained.add_argument("--data", type=Path, required=True, metavar="NPZ", help="data of the block")
+    trained.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="default: cpu")
+    trained.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
+    trained.add_argument("--trace", type=Path, required=True, metavar="PARQUET", help="table to write")
+    trained.add_argument("--parameters", type=Path, required=True, metavar="SAFETENSORS", help="file to write")
+
+    measured = stage("measure", _measure, "measure the finished runs of an experiment")
+    one_experiment(measured)
+    measured.add_argument("--data", type=Path, nargs="+", required=True, metavar="NPZ", help="data of all blocks")
+    measured.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help="holds {optimizer}/{block}.*")
+    measured.add_argument("--blocks", nargs="+", required=True, help="names of the blocks, such as 0-9")
+    measured.add_argument("--metrics", type=Path, required=True, metavar="PARQUET", help="table to write")
+
+    drawn = stage("draw", _draw, "draw one figure")
+    one_paper(drawn)
+    drawn.add_argument("--figure", required=True, help="name under 'figures' of the paper's YAML")
+    drawn.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="PARQUET", help="one per experiment")
+    drawn.add_argument("--template", type=Path, metavar="RST", help="caption text; default: the paper's own")
+    for kind in ("pdf", "png", "csv", "caption"):
+        drawn.add_argument(f"--{kind}", type=Path, required=True, help="file to write")
+
+    judged = stage("judge", _judge, "hold a paper's claims against their bands")
+    one_paper(judged)
+    judged.add_argument("--metrics", type=Path, nargs="+", required=True, metavar="PARQUET", help="one per experiment")
+    judged.add_argument("--claims", type=Path, required=True, metavar="CSV", help="table to write")
+
+    gathered = stage("gather", _gather, "join the claims of all papers")
+    gathered.add_argument("--tables", type=Path, nargs="+", required=True, metavar="CSV", help="claims of each paper")
+    for kind in ("csv", "markdown", "html"):
+        gathered.add_argument(f"--{kind}", type=Path, required=True, help="file to write")
+    return parser

@@ -1,0 +1,39 @@
+"""Errors that are the user's to mend: one message that says what, where, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a setting, a file or the machine; shown as its message alone, never as a traceback."""
+
+
+def unknown(what: str, found: object, allowed: Iterable[str]) -> str:
+    """Say that a name is unknown, which names there are, and the nearest one.
+
+    >>> unknown("paper", "npt", ["ntp", "icl"])
+    "unknown paper 'npt'; there are: icl, ntp. Did you mean 'ntp'?"
+    """
+    names = sorted(allowed)
+    message = f"unknown {what} {found!r}; there are: {', '.join(names) or 'none'}"
+    near = difflib.get_close_matches(str(found), names, n=1)
+    return f"{message}. Did you mean {near[0]!r}?" if near else message
+
+
+def from_os_error(error: OSError) -> UserError:
+    """Name the file, the reason and the mend of a failed file operation (disk full, read-only, missing)."""
+    import errno
+
+    mends = {
+        errno.ENOSPC: "Free some space and run again; nothing half-written was left behind.",
+        errno.EDQUOT: "Your quota is used up: free some space and run again.",
+        errno.EROFS: "The file system is read-only: choose another place with --directory.",
+        errno.EACCES: "Check its permissions, or choose another place with --directory.",
+        errno.EPERM: "Check its permissions, or choose another place with --directory.",
+        errno.ENOENT: "Check the path.",
+    }
+    reason = error.strerror or str(error)
+    place = error.filename if error.filename is not None else "a file"
+    return UserError(f"{place}: {reason}. {mends.get(error.errno or 0, '')}".rstrip())

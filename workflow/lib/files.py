@@ -1,0 +1,106 @@
+"""Reading and writing files: whole or not at all, and never through pickle."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from workflow.lib.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it vanishes.
+
+    The suffix is kept, because some writers choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_arrays(path: Path | str, blocks: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+    """Write the arrays of several seeds to one `.npz`, under the keys `{seed}/{name}`."""
+    with atomic(path) as temporary:
+        np.savez(temporary, **{f"{s}/{name}": array for s, block in blocks.items() for name, array in block.items()})  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path | str) -> dict[int, Arrays]:
+    """Read what `write_arrays` wrote: seed -> name -> array."""
+    blocks: dict[int, Arrays] = {}
+    with readable(path), np.load(path, allow_pickle=False) as archive:
+        for key in archive.files:
+            seed, name = key.split("/", 1)
+            blocks.setdefault(int(seed), {})[name] = archive[key]
+    return blocks
+
+
+def write_parameters(path: Path | str, parameters: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays in the safetensors format."""
+    from safetensors.numpy import save_file
+
+    with atomic(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in parameters.items()}, temporary)
+
+
+def read_parameters(path: Path | str) -> Arrays:
+    """Read what `write_parameters` wrote."""
+    from safetensors.numpy import load_file
+
+    with readable(path):
+        return load_file(path)
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turn the many ways in which a cut or foreign file fails into one clear error."""
+    import struct
+    import zlib
+
+    if not Path(path).exists():
+        raise UserError(f"{path}: there is no such file. Run the stage that makes it first.")
+    errors: list[type[Exception]] = [ValueError, KeyError, EOFError, zipfile.BadZipFile, struct.error, zlib.error]
+    try:
+        from safetensors import SafetensorError
+
+        errors.append(SafetensorError)
+    except ImportError:
+        pass
+    try:
+        yield
+    except tuple(errors) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read ({reason}). It was probably cut short by an interrupted run: "
+            "delete it and run snakemake again."
+        ) from error

@@ -1,0 +1,139 @@
+"""Holding measured values against the bands of a ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workflow.lib.configuration import Claim
+from workflow.lib.files import atomic, readable, write_text
+
+COLUMNS = ["claim", "paper", "figure", "statement", "measured", "low", "high", "holds", "source"]
+
+
+def verdict(values: object, low: float | None, high: float | None, share: float = 1.0) -> tuple[float, bool]:
+    """Judge the values of all seeds against a band, ends included.
+
+    Args:
+        values: a number, or one per seed; NaN never lies in a band.
+        low: lower end, None for none.
+        high: upper end, None for none.
+        share: the share of seeds that must lie in the band.
+
+    Returns:
+        The decisive value (the worst one that still has to lie in the band) and whether it does.
+
+    >>> verdict([1.0, 1.2, 9.0], 0.5, 1.5)
+    (9.0, False)
+    >>> verdict([1.0, 1.2, 9.0], 0.5, 1.5, share=0.6)
+    (1.2, True)
+    """
+    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    excess = np.maximum(
+        array - high if high is not None else np.full_like(array, -math.inf),
+        low - array if low is not None else np.full_like(array, -math.inf),
+    )
+    excess = np.where(np.isnan(array), math.inf, excess)
+    order = np.argsort(excess, kind="stable")
+    decisive = order[math.ceil(share * array.size - 1e-9) - 1]
+    return float(array[decisive]), bool(excess[decisive] <= 0)
+
+
+def row(paper: str, claim: Claim, values: object) -> dict[str, object]:
+    """One line of claims.csv."""
+    measured, holds = verdict(values, claim.low, claim.high, claim.share)
+    evidence = claim.source if claim.band == claim.source else f"{claim.source}; band {claim.band}"
+    return {
+        "claim": claim.name,
+        "paper": paper,
+        "figure": claim.figure or "",
+        "statement": claim.statement,
+        "measured": measured,
+        "low": math.nan if claim.low is None else claim.low,
+        "high": math.nan if claim.high is None else claim.high,
+        "holds": holds,
+        "source": f"{evidence} ({claim.where})" if claim.where else evidence,
+    }
+
+
+def write_csv(path: Path | str, rows: Iterable[dict[str, object]]) -> None:
+    """Write claims.csv, whole or not at all."""
+    with atomic(path) as temporary:
+        pd.DataFrame(list(rows), columns=COLUMNS).to_csv(temporary, index=False)
+
+
+def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
+    """Read and join the claims tables of several papers."""
+    tables = []
+    for path in paths:
+        with readable(path):
+            tables.append(pd.read_csv(path, keep_default_na=False, na_values={"low": "", "high": "", "measured": ""}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _number(value: float) -> str:
+    return "diverged" if math.isnan(value) else f"{value:.4g}"
+
+
+def _band(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "" if math.isnan(high) else f"≤ {high:.6g}"
+    return f"≥ {low:.6g}" if math.isnan(high) else (f"{low:.6g}" if low == high else f"{low:.6g} … {high:.6g}")
+
+
+def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "": np.where(claims["holds"], "✓", "✗ fails"),
+            "claim": claims["claim"],
+            "statement": claims["statement"],
+            "measured": claims["measured"].map(_number),
+            "band": [_band(low, high) for low, high in zip(claims["low"], claims["high"], strict=True)],
+            "source": claims["source"],
+        }
+    )
+
+
+def write_markdown(path: Path | str, claims: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Write a table that a person likes to read, paper by paper, failing claims first."""
+    parts = [f"# Claims: {claims['holds'].sum()} of {len(claims)} hold\n"]
+    parts.append(
+        "*measured* is the decisive seed's value: the worst one that has to lie in the band. "
+        "*source* says where the claim comes from, and the band where that differs.\n"
+    )
+    for paper, mine in claims.groupby("paper", sort=False):
+        parts.append(f"## {paper}: {titles[str(paper)]}\n\n{mine['holds'].sum()} of {len(mine)} hold.\n")
+        table = _readable_table(mine.sort_values("holds", kind="stable"))
+        lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+        lines += ["| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in table.to_numpy()]
+        parts.append("\n".join(lines) + "\n")
+    write_text(path, "\n".join(parts))
+
+
+_STYLE = """<style>
+body {font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; color: #222}
+table {border-collapse: collapse} td, th {padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
+vertical-align: top} th {background: #f3f3f3; position: sticky; top: 0} td:nth-child(4), td:nth-child(5) {white-space: nowrap}
+tr.fails td {background: #fdecea}
+</style>"""
+
+
+def write_html(path: Path | str, claims: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Write the same table as one self-contained page, for the report."""
+    from html import escape
+
+    parts = [f"<!doctype html><meta charset='utf-8'><title>Claims</title>{_STYLE}"]
+    parts.append(f"<h1>Claims: {claims['holds'].sum()} of {len(claims)} hold</h1>")
+    for paper, mine in claims.groupby("paper", sort=False):
+        table = _readable_table(mine.sort_values("holds", kind="stable"))
+        parts.append(f"<h2>{escape(str(paper))}: {escape(titles[str(paper)])}</h2><table><tr>")
+        parts += [f"<th>{escape(name)}</th>" for name in table.columns]
+        for values in table.to_numpy():
+            kind = "" if values[0] == "✓" else " class='fails'"
+            parts.append(f"</tr><tr{kind}>" + "".join(f"<td>{escape(str(v))}</td>" for v in values))
+        parts.append("</tr></table>")
+    write_text(path, "\n".join(parts))

@@ -1,0 +1,218 @@
+"""Traces of runs and the tidy tables they are stored in.
+
+A trace is what a block of runs recorded: per metric, the steps and one row of values per seed.
+On disk it is a Parquet table with the columns of `COLUMNS`, one row per recorded number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workflow.lib.errors import UserError, unknown
+from workflow.lib.files import Arrays, atomic, readable
+
+COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "metric", "value")
+
+# The pseudo-optimizer under which facts of the data alone are stored (targets, floors).
+DATA = "data"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one optimizer: `values[i, j]` belongs to `seeds[i]` and `steps[j]`.
+
+    NaN means that this seed recorded nothing at this step (for instance after it diverged).
+    """
+
+    seeds: tuple[int, ...]
+    steps: np.ndarray
+    values: np.ndarray
+
+    def at(self, step: int) -> np.ndarray:
+        """The values of all seeds at one recorded step, shape (seeds,)."""
+        found = np.flatnonzero(self.steps == step)
+        if not found.size:
+            raise KeyError(f"step {step} was not recorded; steps run from {self.steps[0]} to {self.steps[-1]}")
+        return self.values[:, found[0]]
+
+    def final(self) -> np.ndarray:
+        """The values of all seeds at the last step, shape (seeds,)."""
+        return self.values[:, -1]
+
+    def window(self, first: float, last: float) -> Curve:
+        """The part with first <= step <= last."""
+        inside = (self.steps >= first) & (self.steps <= last)
+        return Curve(self.seeds, self.steps[inside], self.values[:, inside])
+
+
+class Trace:
+    """What a block of runs recorded, in memory: metric -> `Curve` over the block's seeds."""
+
+    def __init__(self, seeds: Iterable[int]) -> None:
+        self.seeds = tuple(seeds)
+        self._curves: dict[str, Curve] = {}
+
+    def record(self, metric: str, steps: int | Sequence[int] | np.ndarray, values: object) -> None:
+        """Record a metric at some steps.
+
+        Args:
+            metric: its name.
+            steps: one step, or steps of shape (n,), increasing.
+            values: shape (seeds, n), or (seeds,) for one step, or anything that broadcasts to it; NaN marks
+                what was not recorded.
+
+        Raises:
+            ValueError: the shapes do not fit, or the metric was recorded before.
+        """
+        if metric in self._curves:
+            raise ValueError(f"metric {metric!r} was recorded before")
+        at = np.atleast_1d(np.asarray(steps, dtype=np.int64))
+        array = np.asarray(values, dtype=np.float64)
+        if array.ndim == 1 and at.size == 1:
+            array = array[:, None]
+        self._curves[metric] = Curve(self.seeds, at, np.broadcast_to(array, (len(self.seeds), at.size)))
+
+    def __getitem__(self, metric: str) -> Curve:
+        try:
+            return self._curves[metric]
+        except KeyError:
+            raise KeyError(unknown("metric", metric, self._curves)) from None
+
+    def __contains__(self, metric: str) -> bool:
+        return metric in self._curves
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the recorded metrics, in order of recording."""
+        return tuple(self._curves)
+
+    def table(self, paper: str, experiment: str, optimizer: str) -> pa.Table:
+        """The trace as a tidy table; NaN entries are left out."""
+        seeds, steps, names, values = [], [], [], []
+        for metric, curve in self._curves.items():
+            rows, columns = np.nonzero(~np.isnan(curve.values))
+            seeds.append(np.asarray(self.seeds, dtype=np.int64)[rows])
+            steps.append(curve.steps[columns])
+            values.append(curve.values[rows, columns])
+            names.append(np.full(rows.size, metric, dtype=object))
+        count = sum(len(part) for part in values)
+
+        def constant(text: str) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+
+        def joined(parts: list[np.ndarray], kind: pa.DataType) -> pa.Array:
+            return pa.array(np.concatenate(parts) if parts else [], type=kind)
+
+        return pa.table(
+            {
+                "paper": constant(paper),
+                "experiment": constant(experiment),
+                "optimizer": constant(optimizer),
+                "seed": joined(seeds, pa.int64()),
+                "step": joined(steps, pa.int64()),
+                "metric": joined(names, pa.string()).dictionary_encode(),
+                "value": joined(values, pa.float64()),
+            }
+        )
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Trace:
+        """The trace of a table that holds one optimizer's runs."""
+        seeds = np.asarray(table["seed"])
+        trace = cls(sorted(set(seeds.tolist())))
+        row = {seed: i for i, seed in enumerate(trace.seeds)}
+        rows = np.array([row[s] for s in seeds.tolist()], dtype=np.int64)
+        steps, values = np.asarray(table["step"]), np.asarray(table["value"])
+        metrics = np.asarray(table["metric"].cast(pa.string()))
+        for metric in dict.fromkeys(metrics.tolist()):
+            mine = metrics == metric
+            at, columns = np.unique(steps[mine], return_inverse=True)
+            array = np.full((len(trace.seeds), at.size), np.nan)
+            array[rows[mine], columns] = values[mine]
+            trace.record(metric, at, array)
+        return trace
+
+
+@dataclass
+class Run:
+    """The runs of one optimizer over some seeds.
+
+    `parameters` holds the final parameters and sparse snapshots by name; the leading dimension of every
+    array is the seeds of the trace, in their order.
+    """
+
+    trace: Trace
+    parameters: Arrays = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs, in the order of every leading dimension."""
+        return self.trace.seeds
+
+
+def write_traces(path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace]) -> None:
+    """Write the traces of several optimizers to one Parquet file, whole or not at all."""
+    tables = [trace.table(paper, experiment, optimizer) for optimizer, trace in traces.items()]
+    with atomic(path) as temporary:
+        pq.write_table(pa.concat_tables(tables).unify_dictionaries(), temporary, compression="zstd")
+
+
+def read_traces(*paths: Path | str) -> dict[str, Trace]:
+    """Read Parquet files written by `write_traces` (blocks of seeds are joined): optimizer -> trace."""
+    tables = []
+    for path in paths:
+        with readable(path):
+            table = pq.read_table(path)
+            if tuple(table.column_names) != COLUMNS:
+                raise ValueError(f"its columns are {', '.join(table.column_names)}")
+        tables.append(table.cast(_SCHEMA))
+    joined = pa.concat_tables(tables)
+    optimizers = np.asarray(joined["optimizer"])
+    return {
+        name: Trace.from_table(joined.filter(pa.array(optimizers == name)))
+        for name in dict.fromkeys(optimizers.tolist())
+    }
+
+
+_SCHEMA = pa.schema(
+    [(name, {"seed": pa.int64(), "step": pa.int64(), "value": pa.float64()}.get(name, pa.string())) for name in COLUMNS]
+)
+
+
+class Metrics:
+    """The metric tables of a paper, as figures and claims read them: experiment -> optimizer -> trace."""
+
+    def __init__(self, experiments: Mapping[str, Mapping[str, Trace]]) -> None:
+        self._experiments = experiments
+
+    @classmethod
+    def read(cls, paths: Mapping[str, Path | str]) -> Metrics:
+        """Read the metric table of each named experiment."""
+        return cls({name: read_traces(path) for name, path in paths.items()})
+
+    def optimizers(self, experiment: str) -> tuple[str, ...]:
+        """The optimizers that ran in an experiment, in the order of the configuration."""
+        return tuple(name for name in self._traces(experiment) if name != DATA)
+
+    def curve(self, experiment: str, metric: str, optimizer: str = DATA) -> Curve:
+        """One metric of one optimizer; of the data themselves when no optimizer is named."""
+        traces = self._traces(experiment)
+        if optimizer not in traces:
+            raise UserError(f"experiment {experiment!r}: {unknown('optimizer', optimizer, traces)}")
+        return traces[optimizer][metric]
+
+    def value(self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None) -> np.ndarray:
+        """The values of all seeds at one step (the last one when not said), shape (seeds,)."""
+        curve = self.curve(experiment, metric, optimizer)
+        return curve.final() if step is None else curve.at(step)
+
+    def _traces(self, experiment: str) -> Mapping[str, Trace]:
+        if experiment not in self._experiments:
+            raise UserError(unknown("experiment", experiment, self._experiments))
+        return self._experiments[experiment]

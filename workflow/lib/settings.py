@@ -1,0 +1,64 @@
+"""Typed settings: the base class of every paper's settings and the number types they are made of.
+
+Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: Any) -> Any:
+    """Read `1e-5`, which YAML takes for a text, as the number it is; refuse true and false."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found true or false")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"expected a number, found the text {value!r}") from None
+    return value
+
+
+_Number = BeforeValidator(_number)
+_Finite = Field(allow_inf_nan=False)
+
+Real = Annotated[float, _Number, _Finite]
+Positive = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, _Number, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+Index = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Needs(NamedTuple):
+    """What one training job asks of the machine: memory in MB, run time in minutes, cores, GPUs."""
+
+    mem_mb: int = 1000
+    runtime: int = 10
+    threads: int = 1
+    gpu: int = 0
+
+
+class Options(BaseModel):
+    """What a paper lets each optimizer entry set beyond the optimizer's own hyper-parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Settings(BaseModel):
+    """The settings of one kind of experiment. Unknown keys are errors; cross-field checks go in validators.
+
+    `part` names the folder inside the paper's room that holds this kind's data, training and metrics
+    modules, for papers with several families of experiments; empty for the room itself.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    part: ClassVar[str] = ""
+    options: ClassVar[type[Options]] = Options
+
+    def needs(self) -> Needs:
+        """What a training job with these settings asks of the machine."""
+        return Needs()

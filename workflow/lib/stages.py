@@ -1,0 +1,119 @@
+"""The stages: each reads its input files, calls one function of a paper's room, and writes whole files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow.lib import papers
+from workflow.lib.configuration import Claim, Paper
+from workflow.lib.errors import UserError, unknown
+from workflow.lib.experiments import Experiment
+from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
+
+
+def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
+    """Make the data of a block of seeds."""
+    make = papers.generate(experiment)
+    write_arrays(data, {number: make(experiment, experiment.seed(number)) for number in seeds})
+
+
+def train(
+    experiment: Experiment, optimizer: str, data: Path, trace: Path, parameters: Path, device: str = "cpu"
+) -> None:
+    """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots."""
+    from workflow.lib.runs import write_traces
+
+    checkpoint = parameters.with_suffix(".checkpoint")
+    job = papers.Job(device=device, checkpoint=checkpoint)
+    run = papers.train(experiment)(experiment, experiment.optimizers[optimizer], read_arrays(data), job)
+    write_parameters(parameters, run.parameters)
+    write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace})
+    checkpoint.unlink(missing_ok=True)
+
+
+def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: Sequence[str], metrics: Path) -> None:
+    """Join the runs of all optimizers and seeds and measure them.
+
+    Args:
+        experiment: all its optimizers are measured.
+        data: the data files of all blocks.
+        folder: holds `{optimizer}/{block}.parquet` and `.safetensors`.
+        blocks: the names of the blocks.
+        metrics: the table to write.
+    """
+    from workflow.lib.runs import Run, read_traces, write_traces
+
+    joined: dict[int, Arrays] = {}
+    for path in data:
+        joined.update(read_arrays(path))
+    runs = {}
+    for label in experiment.optimizers:
+        stems = [folder / label / block for block in blocks]
+        trace = read_traces(*(stem.with_suffix(".parquet") for stem in stems))[label]
+        runs[label] = Run(trace, _joined([read_parameters(stem.with_suffix(".safetensors")) for stem in stems]))
+    measured = papers.measure(experiment)(experiment, joined, runs)
+    write_traces(metrics, experiment.paper, experiment.name, measured)
+
+
+def _joined(blocks: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def draw(
+    experiments: Mapping[str, Experiment],
+    paper: Paper,
+    figure: str,
+    metrics: Mapping[str, Path],
+    template: Path,
+    outputs: Mapping[str, Path],
+) -> None:
+    """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, and its caption as `.rst`."""
+    from workflow.lib import captions
+    from workflow.lib.runs import Metrics
+
+    known = papers.figures(paper.name)
+    if figure not in known:
+        raise UserError(f"{paper.name}: {unknown('figure', figure, known)}")
+    drawing = known[figure](Metrics.read(metrics), experiments)
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+        with atomic(outputs[kind]) as temporary:
+            drawing.figure.savefig(temporary, metadata=metadata)
+    with atomic(outputs["csv"]) as temporary:
+        drawing.table.to_csv(temporary, index=False)
+    write_text(outputs["caption"], captions.render(template, paper, figure, drawing.facts))
+
+
+def judge(
+    experiments: Mapping[str, Experiment],
+    paper: str,
+    claims: Sequence[Claim],
+    metrics: Mapping[str, Path],
+    table: Path,
+) -> None:
+    """Measure every claim of a paper and hold it against its band; a claim that fails is a line like any other."""
+    from workflow.lib import judging
+    from workflow.lib.runs import Metrics
+
+    known = papers.claims(paper)
+    measured: dict[str, Any] = {}
+    loaded = Metrics.read(metrics)
+    for claim in claims:
+        if claim.name not in known:
+            raise UserError(f"{paper}: {unknown('claim', claim.name, known)}")
+        measured[claim.name] = known[claim.name](loaded, experiments)
+    judging.write_csv(table, [judging.row(paper, claim, measured[claim.name]) for claim in claims])
+
+
+def gather(tables: Sequence[Path], titles: dict[str, str], csv: Path, markdown: Path, html: Path) -> None:
+    """Join the claims of all papers into one table, for programs, for reading and for the report."""
+    from workflow.lib import judging
+
+    joined = judging.read_csv(tables)
+    with atomic(csv) as temporary:
+        joined.to_csv(temporary, index=False)
+    judging.write_markdown(markdown, joined, titles)
+    judging.write_html(html, joined, titles)

@@ -1,0 +1,60 @@
+"""Claims: every entry of a paper's ledger, measured; then one table of all papers."""
+
+
+rule judge:
+    input:
+        metrics=paper_metrics,
+        code=paper_code("claims"),
+    output:
+        claims="results/{paper}/claims.csv",
+    log:
+        "results/{paper}/logs/judge.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        changes=paper_changes,
+        ledger=ledger,
+    shell:
+        "python -m workflow.lib judge"
+        " --paper {wildcards.paper}"
+        " --changes {params.changes:q}"
+        " --metrics {input.metrics:q}"
+        " --claims {output.claims:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule claims:
+    input:
+        tables=collect(rules.judge.output.claims, paper=plan.papers),
+    output:
+        csv=report(
+            "results/claims.csv",
+            category="claims",
+            labels={"figure": "all", "file": "table"},
+        ),
+        markdown="results/claims.md",
+        html=report(
+            "results/claims.html",
+            caption="../report/claims.rst",
+            category="claims",
+            labels={"figure": "all", "file": "page"},
+        ),
+    log:
+        "results/logs/claims.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    shell:
+        "python -m workflow.lib gather"
+        " --tables {input.tables:q}"
+        " --csv {output.csv:q}"
+        " --markdown {output.markdown:q}"
+        " --html {output.html:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,140 @@
+"""What the rules share: wildcards, and the functions that look things up in the plan."""
+
+import os
+
+from workflow.lib import optim
+from workflow.lib.configuration import to_json
+from workflow.lib.sources import modules
+
+
+wildcard_constraints:
+    paper="[a-z0-9]+",
+    experiment="[a-z0-9_]+",
+    optimizer="[a-z0-9_]+",
+    seeds="[0-9]+(-[0-9]+)?",
+    figure="[a-z0-9_]+",
+
+
+def experiment_of(wildcards):
+    """The planned experiment that a job's wildcards name."""
+    return plan.paper(wildcards.paper).experiment(wildcards.experiment)
+
+
+def experiment_settings(wildcards):
+    """The experiment as JSON, without sources: a reworded source reruns nothing."""
+    return to_json(experiment_of(wildcards).plain())
+
+
+def data_settings(wildcards):
+    """The part of the experiment that its data depend on."""
+    return to_json({**experiment_of(wildcards).plain(), "optimizers": {}})
+
+
+def run_settings(wildcards):
+    """The part of the experiment that one optimizer's runs depend on."""
+    return to_json(experiment_of(wildcards).plain(wildcards.optimizer))
+
+
+def blocks(wildcards):
+    """The blocks of seeds of an experiment."""
+    return experiment_of(wildcards).blocks(plan.seeds_per_job)
+
+
+def experiment_data(wildcards):
+    """The data files of all blocks of an experiment."""
+    return [f"results/{wildcards.paper}/data/{wildcards.experiment}/{block}.npz" for block in blocks(wildcards)]
+
+
+def experiment_runs(wildcards):
+    """The traces and parameters of all optimizers and blocks of an experiment."""
+    return [
+        f"results/{wildcards.paper}/runs/{wildcards.experiment}/{optimizer}/{block}.{kind}"
+        for optimizer in experiment_of(wildcards).optimizers
+        for block in blocks(wildcards)
+        for kind in ("parquet", "safetensors")
+    ]
+
+
+def figure_sources(wildcards):
+    """Titles and settings as a caption shows them; a reworded source redraws the figures that quote it."""
+    paper = plan.paper(wildcards.paper)
+    figure = paper.figure(wildcards.figure)
+    quoted = {name: dict(paper.experiment(name).sourced()) for name in figure.experiments}
+    return to_json([figure.title, {name: {key: vars(s) for key, s in q.items()} for name, q in quoted.items()}])
+
+
+def ledger(wildcards):
+    """A paper's claims with their bands."""
+    return to_json([vars(claim) for claim in plan.paper(wildcards.paper).claims.values()])
+
+
+def paper_changes(wildcards):
+    """What the user laid over the paper's YAML, as JSON."""
+    return to_json(config.get(wildcards.paper, {}))
+
+
+def stage_code(stage):
+    """An input function: the library files behind one stage of an experiment's room."""
+
+    def code(wildcards):
+        checked = experiment_of(wildcards).checked
+        return code_files(f"{checked.room}.{stage}")
+
+    return code
+
+
+def train_code(wildcards):
+    """The library files behind one optimizer's runs."""
+    rule = experiment_of(wildcards).rules[wildcards.optimizer]
+    checked = experiment_of(wildcards).checked
+    return code_files(f"{checked.room}.training", f"{optim.__name__}.{rule}")
+
+
+def paper_code(module):
+    """An input function: the library files behind one module of a paper's room."""
+
+    def code(wildcards):
+        return code_files(f"workflow.lib.papers.{wildcards.paper}.{module}")
+
+    return code
+
+
+def code_files(*roots):
+    """The files of some modules and their imports, relative to the working directory where that is shorter."""
+    return [min((path, os.path.relpath(path)), key=len) for path in map(str, modules(*roots))]
+
+
+def caption_template(wildcards):
+    """The text of a figure's caption."""
+    return f"{workflow.basedir}/workflow/report/{wildcards.paper}/{wildcards.figure}.rst"
+
+
+def figure_metrics(wildcards):
+    """The metric tables that a figure draws."""
+    paper = plan.paper(wildcards.paper)
+    return [f"results/{paper.name}/metrics/{name}.parquet" for name in paper.figure(wildcards.figure).experiments]
+
+
+def paper_metrics(wildcards):
+    """All metric tables of a paper."""
+    paper = plan.paper(wildcards.paper)
+    return [f"results/{paper.name}/metrics/{name}.parquet" for name in paper.experiments]
+
+
+def paper_figures(*papers):
+    """All figure files of some papers."""
+    return [
+        f"results/{paper}/figures/{figure}.{kind}"
+        for paper in papers
+        for figure in plan.paper(paper).figures
+        for kind in ("pdf", "png", "csv")
+    ]
+
+
+def needs(what):
+    """A resource function: what a training job of this experiment asks of the machine."""
+
+    def needed(wildcards):
+        return getattr(experiment_of(wildcards).checked.settings.needs(), what)
+
+    return needed

@@ -1,0 +1,46 @@
+"""Figures: the picture, the numbers in it, and its caption."""
+
+
+rule draw:
+    input:
+        metrics=figure_metrics,
+        template=caption_template,
+        code=paper_code("figures"),
+    output:
+        pdf="results/{paper}/figures/{figure}.pdf",
+        png=report(
+            "results/{paper}/figures/{figure}.png",
+            caption="../report/figure.rst",
+            category="{paper}",
+            labels={"figure": "{figure}", "file": "picture"},
+        ),
+        csv=report(
+            "results/{paper}/figures/{figure}.csv",
+            caption="../report/figure.rst",
+            category="{paper}",
+            labels={"figure": "{figure}", "file": "numbers drawn"},
+        ),
+        caption="results/{paper}/figures/{figure}.rst",
+    log:
+        "results/{paper}/logs/draw/{figure}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        changes=paper_changes,
+        sources=figure_sources,
+    shell:
+        "python -m workflow.lib draw"
+        " --paper {wildcards.paper}"
+        " --figure {wildcards.figure}"
+        " --changes {params.changes:q}"
+        " --metrics {input.metrics:q}"
+        " --template {input.template:q}"
+        " --pdf {output.pdf:q}"
+        " --png {output.png:q}"
+        " --csv {output.csv:q}"
+        " --caption {output.caption:q}"
+        " 2>&1 | tee {log:q}"

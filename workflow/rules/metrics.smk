@@ -1,0 +1,32 @@
+"""Metrics: everything that figures and claims read and that needs no retraining."""
+
+
+rule measure:
+    input:
+        data=experiment_data,
+        runs=experiment_runs,
+        code=stage_code("metrics"),
+    output:
+        metrics="results/{paper}/metrics/{experiment}.parquet",
+    log:
+        "results/{paper}/logs/measure/{experiment}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=experiment_settings,
+        runs="results/{paper}/runs/{experiment}",
+        blocks=blocks,
+    shell:
+        "python -m workflow.lib measure"
+        " --paper {wildcards.paper}"
+        " --experiment {wildcards.experiment}"
+        " --settings {params.settings:q}"
+        " --data {input.data:q}"
+        " --runs {params.runs:q}"
+        " --blocks {params.blocks}"
+        " --metrics {output.metrics:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,36 @@
+"""Training: one job per paper, experiment, optimizer and block of seeds."""
+
+
+rule train:
+    input:
+        data=rules.generate.output.data,
+        code=train_code,
+    output:
+        trace="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.parquet",
+        parameters="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.safetensors",
+    log:
+        "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.log",
+    benchmark:
+        "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.benchmark.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: needs("threads")
+    resources:
+        mem_mb=needs("mem_mb"),
+        runtime=needs("runtime"),
+        gpu=needs("gpu"),
+    params:
+        settings=run_settings,
+        device=plan.device,
+    shell:
+        "python -m workflow.lib train"
+        " --paper {wildcards.paper}"
+        " --experiment {wildcards.experiment}"
+        " --optimizer {wildcards.optimizer}"
+        " --settings {params.settings:q}"
+        " --data {input.data:q}"
+        " --device {params.device}"
+        " --threads {threads}"
+        " --trace {output.trace:q}"
+        " --parameters {output.parameters:q}"
+        " 2>&1 | tee {log:q}"

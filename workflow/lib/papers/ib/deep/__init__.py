@@ -1,0 +1,1 @@
+"""The deep experiments of this paper."""

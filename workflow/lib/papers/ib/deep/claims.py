@@ -1,0 +1,8 @@
+"""The claims of the deep experiments."""
+
+from __future__ import annotations
+
+from workflow.lib.papers import Measured
+from workflow.lib.registry import Registry
+
+CLAIMS: Registry[Measured] = Registry()

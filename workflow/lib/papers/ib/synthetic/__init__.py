@@ -1,0 +1,1 @@
+"""The synthetic experiments of this paper."""

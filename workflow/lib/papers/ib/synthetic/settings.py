@@ -1,0 +1,7 @@
+"""The settings of the synthetic experiments."""
+
+from __future__ import annotations
+
+from workflow.lib.settings import Settings
+
+KINDS: dict[str, type[Settings]] = {}

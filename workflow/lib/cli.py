@@ -76,8 +76,7 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _gather(options: argparse.Namespace) -> None:
-    titles = {name: configuration.load_paper(name).title for name in experiments.papers()}
-    stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
+    stages.gather(options.tables, configuration.title, options.csv, options.markdown, options.html)
 
 
 def _paper(options: argparse.Namespace) -> configuration.Paper:

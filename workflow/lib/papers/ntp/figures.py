@@ -76,6 +76,8 @@ def _six_panels(metrics: Metrics, experiment: str) -> tuple[Sheet, dict[str, obj
             curve = metrics.curve(experiment, metric, optimizer)
             sheet.band(ax, panel, "ours" if len(optimizers) == 1 else optimizer, curve, label=optimizer)
         ax.set(xlabel="$t$", ylabel=label, xlim=(0, None))
+        if metric.startswith("cos"):
+            ax.set_ylim(-0.06, 1.08)
         if _main(metrics, experiment, metric).steps[-1] == 900:
             ax.set_xticks([0, 300, 600, 900])
             ax.set_yticks(ticks)
@@ -189,6 +191,7 @@ def extra_dataset_shift(metrics: Metrics, experiments: Mapping[str, Experiment])
         sheet.record("unseen", label, places, middle, low, high)
     right.set_xticks(range(len(kinds)), kinds.values())
     right.set(ylim=(0, 1.45), title="unseen sentences")
+    right.grid(False, axis="x")
     right.set_yticks([0, 0.25, 0.5, 0.75, 1])
     right.legend(loc="upper center", ncols=2)
     counts = {kind: int(metrics.value("long_run", f"unseen_{kind}", optimizer).sum()) for kind in kinds}

@@ -86,4 +86,7 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 def build(name: str, parameters: Any, **hyperparameters: Any) -> torch.optim.Optimizer:
     """Make an optimizer by name, as `build("ngd", [w], step_size=0.1, stacked=True)`."""
+    from workflow.lib.optim._quick_start import skip_compiler_import
+
+    skip_compiler_import()
     return optimizer_class(name)(parameters, **hyperparameters)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -20,9 +19,7 @@ SEEDS = 10
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
     experiment = load_paper("ntp").experiment("two_stage").checked
-    steps = (300, 300) if quick else (900, 900)
-    settings = experiment.settings.model_copy(update={"steps_ov": steps[0], "steps_kq": steps[1]})
-    experiment = replace(experiment, settings=settings)
+    steps = (experiment.settings.steps_ov, experiment.settings.steps_kq)
     optimizer = experiment.optimizers["ngd"]
     sizes = (optimizer.hyperparameters["step_size"], optimizer.options.step_size_kq)
     data = {seed: generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)}

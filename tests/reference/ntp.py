@@ -34,13 +34,14 @@ def loss(key_query: torch.Tensor, value: torch.Tensor, data: DataSet, embedded: 
 def train(
     data: DataSet, value: torch.Tensor, key_query: torch.Tensor, steps: tuple[int, int], step_sizes: tuple[float, float]
 ) -> dict[str, list[torch.Tensor]]:
-    """Algorithm 1 as printed, by autograd; losses before each step and the matrices at the end of each stage."""
+    """Algorithm 1 as printed, by autograd; losses and norms before each step and the matrices at the end of each stage."""
     value = value.clone().requires_grad_()
-    losses_ov, losses = [], []
+    losses_ov, losses, norms_ov, norms = [], [], [], []
     for _ in range(steps[0]):
         current = value_loss(value, data)
         (gradient,) = torch.autograd.grad(current, value)
         losses_ov.append(current.detach() / data.vocabulary_size)
+        norms_ov.append(value.detach().norm())
         with torch.no_grad():
             value -= step_sizes[0] * gradient / gradient.norm()
     value = value.detach()
@@ -50,6 +51,8 @@ def train(
         current = loss(key_query, value, data, embedded)
         (gradient,) = torch.autograd.grad(current, key_query)
         losses.append(current.detach())
+        norms.append(key_query.detach().norm())
         with torch.no_grad():
             key_query -= step_sizes[1] * gradient / gradient.norm()
-    return {"loss_ov": losses_ov, "loss": losses, "value": [value], "key_query": [key_query.detach()]}
+    curves = {"loss_ov": losses_ov, "loss": losses, "norm_ov": norms_ov, "norm_kq": norms}
+    return {**curves, "value": [value], "key_query": [key_query.detach()]}

@@ -23,7 +23,7 @@ COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "metric", "value"
 DATA = "data"
 
 
-class NotRecorded(LookupError):
+class NotRecordedError(LookupError):
     """A number that no run recorded, for instance at a step beyond the end of shortened runs."""
 
 
@@ -42,7 +42,7 @@ class Curve:
         """The values of all seeds at one recorded step, shape (seeds,)."""
         found = np.flatnonzero(self.steps == step)
         if not found.size:
-            raise NotRecorded(f"step {step} was not recorded; steps run from {self.steps[0]} to {self.steps[-1]}")
+            raise NotRecordedError(f"step {step} was not recorded; steps run from {self.steps[0]} to {self.steps[-1]}")
         return self.values[:, found[0]]
 
     def final(self) -> np.ndarray:
@@ -58,11 +58,11 @@ class Curve:
         """The least-squares slope over first <= step <= last, natural logarithms where asked, shape (seeds,).
 
         Raises:
-            NotRecorded: fewer than two steps lie there.
+            NotRecordedError: fewer than two steps lie there.
         """
         part = self.window(first, last)
         if part.steps.size < 2:
-            raise NotRecorded(f"fewer than two steps were recorded from {first} to {last}")
+            raise NotRecordedError(f"fewer than two steps were recorded from {first} to {last}")
         x = np.log(part.steps) if log_steps else part.steps.astype(np.float64)
         y = np.log(part.values) if log_values else part.values
         x = x - x.mean()
@@ -113,7 +113,7 @@ class Trace:
         try:
             return self._curves[metric]
         except KeyError:
-            raise NotRecorded(unknown("metric", metric, self._curves)) from None
+            raise NotRecordedError(unknown("metric", metric, self._curves)) from None
 
     def __contains__(self, metric: str) -> bool:
         return metric in self._curves

@@ -86,7 +86,8 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 def build(name: str, parameters: Any, **hyperparameters: Any) -> torch.optim.Optimizer:
     """Make an optimizer by name, as `build("ngd", [w], step_size=0.1, stacked=True)`."""
-    from workflow.lib.optim._quick_start import skip_compiler_import
+    from workflow.lib.optim._quick_start import trim
 
-    skip_compiler_import()
-    return optimizer_class(name)(parameters, **hyperparameters)
+    rule = optimizer_class(name)
+    trim(rule)
+    return rule(parameters, **hyperparameters)

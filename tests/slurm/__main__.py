@@ -23,7 +23,7 @@ def main() -> int:
         elif options.action == "start":
             cluster = TrialCluster(options.folder, options.accounting)
             cluster.start()
-            print(f"export SLURM_CONF={cluster.folder}/slurm.conf")
+            print(f"export SLURM_CONF={cluster.folder}/slurm.conf PATH={cluster.folder}/bin:$PATH")
         else:
             TrialCluster(options.folder / FOLDER).stop()
     except Unavailable as reason:

@@ -105,7 +105,7 @@ class TrialCluster:
     def environment(self) -> dict[str, str]:
         """The variables that make Slurm's commands talk to this cluster."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        return {**kept, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        return {**kept, "SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
 
     def run(self, *command: str, check: bool = True) -> str:
         """Standard output of a Slurm command on this cluster."""
@@ -219,6 +219,9 @@ class TrialCluster:
             0o600,
         )
         (self.folder / "state").mkdir()
+        (self.folder / "bin").mkdir()
+        # Snakemake drops SLURM_CONF from the environment of the srun inside a job
+        self._write("bin/srun", ["#!/bin/sh", f"SLURM_CONF={self.folder}/slurm.conf exec {_program('srun')} \"$@\""], 0o755)
         self.folder.chmod(0o755)
 
     def _start_daemons(self) -> None:

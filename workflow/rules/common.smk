@@ -135,9 +135,23 @@ def paper_figures(*papers):
 
 
 def needs(what):
-    """A resource function: what a training job of this experiment asks of the machine."""
+    """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory and time."""
 
-    def needed(wildcards):
-        return getattr(experiment_of(wildcards).checked.settings.needs(), what)
+    def needed(wildcards, attempt):
+        asked = getattr(experiment_of(wildcards).checked.settings.needs(), what)
+        return asked * attempt if what in ("mem_mb", "runtime") else asked
 
     return needed
+
+
+def gpu_runs():
+    """A pattern that the paths of runs match, from the paper's name on, when their experiment asks for a GPU."""
+    return (
+        "|".join(
+            f"{paper.name}/runs/{name}/"
+            for paper in plan.papers.values()
+            for name, experiment in paper.experiments.items()
+            if experiment.checked.settings.needs().gpu
+        )
+        or "(?!)"
+    )

@@ -1,6 +1,7 @@
 """On a Slurm cluster: the rules of seconds stay on the submitting machine, and the set-up is checked before jobs go."""
 
 from workflow.lib import cluster
+from workflow.lib.errors import told
 
 
 localrules:
@@ -20,7 +21,5 @@ onstart:
             for job in workflow.dag.needrun_jobs()
             if not job.is_local
         ]
-        try:
+        with told():
             cluster.check(requests, settings.partition_config, settings.status_command, plan.device)
-        except UserError as error:
-            raise WorkflowError(str(error))

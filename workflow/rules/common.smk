@@ -1,5 +1,6 @@
 """What the rules share: wildcards, and the functions that look things up in the plan."""
 
+import functools
 import os
 
 from workflow.lib import optim
@@ -95,8 +96,9 @@ def paper_code(module):
     return code
 
 
+@functools.cache
 def code_files(*roots):
-    """The files of some modules and their imports."""
+    """The files of some modules and their imports; looked up once, not once for every job."""
     return [project_file(path) for path in modules(*roots)]
 
 

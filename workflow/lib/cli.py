@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,7 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _gather(options: argparse.Namespace) -> None:
-    titles = {name: configuration.load_paper(name).title for name in experiments.papers()}
-    stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
+    stages.gather(options.tables, configuration.title, options.csv, options.markdown, options.html)
 
 
 def _paper(options: argparse.Namespace) -> configuration.Paper:
@@ -94,7 +93,7 @@ def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Ex
     return parsed
 
 
-def _as_many(paths: Sequence[Path], names: Sequence[str] | dict[str, Any]) -> Sequence[Path]:
+def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
     if len(paths) != len(names):
         raise UserError(f"--metrics: expected one table for each of {', '.join(names)}; found {len(paths)}")
     return paths

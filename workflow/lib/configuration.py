@@ -200,7 +200,7 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         overlay: changes, as nested mappings of the same layout.
         seeds: the number of seeds of every experiment, in place of its own.
     """
-    path = ROOT / "config" / "papers" / f"{name}.yaml"
+    path = _shipped(name)
     shipped = read_yaml(path)
     if overlay is not None and not isinstance(overlay, Mapping):
         raise UserError(f"{name}: expected a mapping laid out as {path.name}, found {overlay!r}")
@@ -241,6 +241,15 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         for key, c in merged["claims"].items()
     }
     return Paper(name, merged["title"], merged["authors"], merged["venue"], found, figures, claims)
+
+
+def title(paper: str) -> str:
+    """The title of a paper, without checking the rest of its YAML."""
+    return str(read_yaml(_shipped(paper))["title"])
+
+
+def _shipped(paper: str) -> Path:
+    return ROOT / "config" / "papers" / f"{paper}.yaml"
 
 
 def to_json(value: Any) -> str:

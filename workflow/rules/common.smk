@@ -85,9 +85,9 @@ def stage_code(stage):
 
 def train_code(wildcards):
     """The library files behind one optimizer's runs."""
-    rule = experiment_of(wildcards).rules[wildcards.optimizer]
+    optimizer_rule = experiment_of(wildcards).rules[wildcards.optimizer]
     checked = experiment_of(wildcards).checked
-    return code_files(f"{checked.room}.training", f"{optim.__name__}.{rule}")
+    return code_files(f"{checked.room}.training", f"{optim.__name__}.{optimizer_rule}")
 
 
 def paper_code(module):

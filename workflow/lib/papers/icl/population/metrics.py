@@ -22,7 +22,8 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     Of every column: `error`, L_k; `attention_target`, Attn_k; and the times in units of step size times steps at
     which L_k falls below the threshold (`time_error`), A_k reaches half of log K (`time_half_log`) and log K
     (`time_log`), B_{k,1} falls to -0.49 log K (`time_fallen`) and alpha_k overtakes |beta_{k,1}| (`time_crossing`);
-    NaN where the run is too short. Of the columns with K = `phases_of` also `attention_dominant`, and `logit_`/`drift_` of target, dominant and other.
+    NaN where the run is too short. Of the columns with K = `phases_of` also `attention_dominant`, and `logit_` and
+    `drift_` of target, dominant and other.
     """
     return {label: _measure_run(experiment, experiment.optimizers[label], data, run) for label, run in runs.items()}
 

@@ -18,9 +18,10 @@ RAW_SAMPLES = 200_000
 def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """What figures and claims read; features are counted from 1, as in the paper.
 
-    Per optimizer: what training recorded; `error_{k}`, the population error L_k; `attention_{m}_{k}`, the mean
-    Attn_m given query v_k; `converged_{k}` and `concentrated_{k}`, the first recorded epochs with L_k below and
-    Attn_k above the thresholds; `closed_loss_error`, the largest difference of L_k and the sampled squared error.
+    Per optimizer: what training recorded; `target_logit_{k}`, A_k; `error_{k}`, the population error L_k;
+    `attention_{m}_{k}`, the mean Attn_m given query v_k; `converged_{k}` and `concentrated_{k}`, the first recorded
+    epochs with L_k below and Attn_k above the thresholds; `closed_loss_error`, the largest difference of L_k and the
+    sampled squared error, of the first seed.
     Of the data: `projector_sum`, sum_ij |P_ij| for the projector P on the features, and `probability_{k}`.
     """
     settings = experiment.settings
@@ -47,16 +48,18 @@ def _measure_run(settings: Prompts, data: Mapping[int, Arrays], run: Run, experi
     errors, attention = (np.stack(values) for values in zip(*both, strict=True))
     count = settings.feature_count
     for k in range(count):
+        trace.record(f"target_logit_{k + 1}", epochs, run.parameters["logits"][..., k, k])
         trace.record(f"error_{k + 1}", epochs, errors[..., k])
         trace.record(f"converged_{k + 1}", 0, _first(epochs, errors[..., k] < settings.error_threshold))
         on_target = attention[..., k, k]
         trace.record(f"concentrated_{k + 1}", 0, _first(epochs, on_target > settings.attention_threshold))
         for m in range(count):
             trace.record(f"attention_{m + 1}_{k + 1}", epochs, attention[..., m, k])
-    # The formula check is dear, and one seed shows as much as ten.
     middle = len(epochs) // 8
     raw = raw_errors(settings, run.parameters["logits"][0, middle], experiment.seed(run.seeds[0]).generator("raw"))
-    trace.record("closed_loss_error", int(epochs[middle]), [np.abs(raw - errors[0, middle]).max()] + [np.nan] * (len(run.seeds) - 1))
+    difference = np.full(len(run.seeds), np.nan)
+    difference[0] = np.abs(raw - errors[0, middle]).max()
+    trace.record("closed_loss_error", int(epochs[middle]), difference)
     return trace
 
 

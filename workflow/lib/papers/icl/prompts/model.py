@@ -22,15 +22,15 @@ from workflow.lib.files import Arrays
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The training loss at one Q with its gradient, and what the prompts of each query feature see.
+    """What the training prompts see at one Q.
 
-    Per seed: `loss` (seeds,), `gradient` (seeds, d, d), `logits` S (seeds, K, K) with rows for keys and columns for
-    queries. Per training prompt: `residual` yhat - y (seeds, M) and `on_target`, its Attn_k (seeds, M).
+    Per seed: `loss` (seeds,); `logits` S (seeds, K, K), rows for keys and columns for queries; `largest_entry`
+    max |Q_ij| (seeds,). Per prompt: `residual` yhat - y and `on_target`, Attn_k for its query v_k, both (seeds, M).
     """
 
     loss: torch.Tensor
-    gradient: torch.Tensor
     logits: torch.Tensor
+    largest_entry: torch.Tensor
     residual: torch.Tensor
     on_target: torch.Tensor
 
@@ -64,8 +64,8 @@ class TrainingPrompts:
         self._rows = torch.from_numpy((np.arange(seeds)[:, None] * count + query).ravel())
         self._features = torch.from_numpy(np.stack([block["features"] for block in blocks]))
 
-    def evaluate(self, key_query: torch.Tensor) -> Evaluation:
-        """L_hat = 1/(2M) sum_j (yhat_j - <w_j, x_query,j>)^2 at Q of shape (seeds, d, d), with its gradient in Q."""
+    def evaluate(self, key_query: torch.Tensor) -> tuple[Evaluation, torch.Tensor]:
+        """L_hat = 1/(2M) sum_j (yhat_j - <w_j, x_query,j>)^2 at Q and its gradient in Q, both (seeds, d, d)."""
         features = self._features
         # Transposed logits, so that a prompt's logits are the row of its query.
         by_query = features @ key_query.mT @ features.mT
@@ -76,16 +76,17 @@ class TrainingPrompts:
         prompts = residual.shape[1]
         per_prompt = (residual / prompts)[..., None] * weights * (self._labels - predicted[..., None])
         slope = self._per_query @ per_prompt
-        return Evaluation(
+        seen = Evaluation(
             loss=residual.square().sum(1) / (2 * prompts),
-            gradient=features.mT @ slope.mT @ features,
             logits=by_query.mT,
+            largest_entry=key_query.abs().amax((1, 2)),
             residual=residual,
             on_target=(weights * self._labelled * self._is_query).sum(-1),
         )
+        return seen, features.mT @ slope.mT @ features
 
     def mean_per_query(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over the prompts of each query feature: (seeds, M) to (seeds, K); NaN for a feature never queried."""
+        """The mean over the prompts of each query, (seeds, M) to (seeds, K); NaN for a feature that is no query."""
         return (self._per_query @ values[..., None])[..., 0] / self._per_query.sum(-1)
 
 

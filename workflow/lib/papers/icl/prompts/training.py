@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,72 +33,58 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     prompts = TrainingPrompts(data, settings.mask_query)
     key_query = torch.zeros(len(data), settings.dimension, settings.dimension, dtype=torch.float64)
     steps = optimizer.build([key_query], stacked=True)
-    recorder = _Recorder(prompts, settings.recorded)
-
-    evaluation: Evaluation | None = None
+    wanted = set(settings.recorded)
+    evaluations: list[Evaluation] = []
 
     def closure() -> torch.Tensor:
-        nonlocal evaluation
-        evaluation = prompts.evaluate(key_query)
-        key_query.grad = evaluation.gradient
-        recorder.see(epoch, key_query, evaluation)
+        evaluation, key_query.grad = prompts.evaluate(key_query)
+        evaluations.append(evaluation)
         return evaluation.loss
 
-    for epoch in range(settings.epochs):
-        steps.step(closure)  # type: ignore[arg-type]
-    epoch = settings.epochs
-    closure()
-    return recorder.run(data, settings)
+    kept = []
+    for epoch in range(settings.epochs + 1):
+        evaluations.clear()
+        if epoch < settings.epochs:
+            steps.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+        if epoch in wanted:
+            kept.append(evaluations[0])  # at the start of the epoch; some rules look further
+    logits = torch.stack([now.logits for now in kept], dim=1).numpy()
+    return Run(_trace(settings, prompts, kept, logits, data), {"logits": logits, "key_query": key_query.numpy()})
 
 
-class _Recorder:
-    """Keeps what the trace and the parameters need, at the recorded epochs."""
+def _trace(
+    settings: Prompts,
+    prompts: TrainingPrompts,
+    kept: Sequence[Evaluation],
+    logits: np.ndarray,
+    data: Mapping[int, Arrays],
+) -> Trace:
+    recorded = settings.recorded
+    finite = np.logical_and.accumulate(np.isfinite(logits).all((2, 3)), axis=1)
+    trace = Trace(data)
 
-    def __init__(self, prompts: TrainingPrompts, recorded: list[int]) -> None:
-        self._prompts = prompts
-        self._recorded = recorded
-        self._wanted = set(recorded)
-        self._kept: dict[str, list[torch.Tensor]] = {
-            name: [] for name in ("loss", "error", "attention", "largest_entry", "logits")
-        }
-        self._final = torch.empty(0)
+    def record(metric: str, values: Sequence[torch.Tensor]) -> None:
+        trace.record(metric, recorded, np.where(finite, torch.stack(list(values), dim=1).numpy(), np.nan))
 
-    def see(self, epoch: int, key_query: torch.Tensor, now: Evaluation) -> None:
-        if epoch not in self._wanted:
-            return
-        values = {
-            "loss": now.loss,
-            "error": self._prompts.mean_per_query(now.residual.square() / 2),
-            "attention": self._prompts.mean_per_query(now.on_target),
-            "largest_entry": key_query.abs().amax((1, 2)),
-            "logits": now.logits,
-        }
-        for name, value in values.items():
-            self._kept[name].append(value.clone())
-        self._final = key_query
-
-    def run(self, data: Mapping[int, Arrays], settings: Prompts) -> Run:
-        kept = {name: torch.stack(values, dim=1).numpy() for name, values in self._kept.items()}
-        finite = np.isfinite(kept["logits"]).all((2, 3)) & np.isfinite(kept["loss"])
-        trace = Trace(data)
-
-        def record(metric: str, values: np.ndarray) -> None:
-            trace.record(metric, self._recorded, np.where(finite, values, np.nan))
-
-        record("loss", kept["loss"])
-        record("largest_entry", kept["largest_entry"])
-        for k in range(settings.feature_count):
-            record(f"training_error_{k + 1}", kept["error"][..., k])
-            record(f"training_attention_{k + 1}", kept["attention"][..., k])
-        first = [np.nan if fine.all() else self._recorded[int(fine.argmin())] for fine in finite]
-        trace.record("diverged_at", settings.epochs, first)
-        middle = len(self._recorded) // 8
-        checks = [
-            drift_error(logits[middle], block["fresh_counts"], settings.distribution)
-            for logits, block in zip(kept["logits"], data.values(), strict=True)
-        ]
-        trace.record("drift_error", self._recorded[middle], checks)
-        return Run(trace, {"logits": kept["logits"], "key_query": self._final.numpy()})
+    record("loss", [now.loss for now in kept])
+    record("largest_entry", [now.largest_entry for now in kept])
+    errors = [prompts.mean_per_query(now.residual.square() / 2) for now in kept]
+    attention = [prompts.mean_per_query(now.on_target) for now in kept]
+    for k in range(settings.feature_count):
+        record(f"training_error_{k + 1}", [values[:, k] for values in errors])
+        record(f"training_attention_{k + 1}", [values[:, k] for values in attention])
+    if not finite.all():
+        first = [np.nan if row.all() else recorded[int(row.argmin())] for row in finite]
+        trace.record("diverged_at", 0, first)
+    middle = len(recorded) // 8
+    checks = [
+        drift_error(s, block["fresh_counts"], settings.distribution)
+        for s, block in zip(logits[:, middle], data.values(), strict=True)
+    ]
+    trace.record("drift_error", recorded[middle], checks)
+    return trace
 
 
 def drift_error(logits: np.ndarray, counts: np.ndarray, probabilities: tuple[float, ...]) -> float:

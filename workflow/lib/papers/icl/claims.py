@@ -11,7 +11,7 @@ from workflow.lib.papers import Measured
 from workflow.lib.papers.icl.formulas import initial_errors
 from workflow.lib.papers.icl.settings import Population, Prompts
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Metrics, NotRecordedError
 
 CLAIMS: Registry[Measured] = Registry()
 Experiments = Mapping[str, Experiment]
@@ -47,7 +47,7 @@ def _values(
     for name in names:
         try:
             columns.append(metrics.value(experiment, name, optimizer, step))
-        except KeyError:  # a threshold that no seed reached
+        except NotRecordedError:  # a threshold that no seed reached
             columns.append(np.nan)
     return np.stack(np.broadcast_arrays(*columns, np.empty(1))[:-1], axis=1)
 

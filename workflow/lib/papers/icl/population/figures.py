@@ -17,7 +17,7 @@ from workflow.lib.papers import Draw, Drawing
 from workflow.lib.papers.icl.settings import Population
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Experiments = Mapping[str, Experiment]
@@ -91,7 +91,7 @@ class _Course:
         """The time of an event, such as `error_rare_160`; NaN where the run ended before it."""
         try:
             return float(self.metrics.value("population", f"time_{name}", self.optimizer)[0])
-        except KeyError:
+        except NotRecordedError:
             return float("nan")
 
 

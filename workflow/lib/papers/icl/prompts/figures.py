@@ -13,7 +13,7 @@ from workflow.lib.papers import Draw, Drawing
 from workflow.lib.papers.icl.settings import Prompts
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Experiments = Mapping[str, Experiment]
@@ -121,7 +121,7 @@ def _epochs(metrics: Metrics, experiments: Experiments, name: str, event: str) -
         for k in features:
             try:
                 found.append(_curve(metrics, name, f"{event}_{k}").final())
-            except KeyError:  # no seed got there
+            except NotRecordedError:  # no seed got there
                 found.append(np.array([np.nan]))
         epochs = np.concatenate(found)
         if np.isnan(epochs).all():

@@ -175,7 +175,7 @@ def phase_order(metrics: Metrics, experiments: Experiments) -> float:
     names = (f"time_{event}_rare_160" for event in PHASE_TIMES)
     times = _values(metrics, "population", names)[0]
     expected = np.array(list(PHASE_TIMES.values()))
-    return float(np.abs(times / expected - 1).max()) if (np.diff(times) > 0).all() else np.inf
+    return np.inf if (np.diff(times) <= 0).any() else float(np.abs(times / expected - 1).max())
 
 
 @CLAIMS("icl.fig1.dominant_falls_first")
@@ -196,11 +196,13 @@ def dominant_falls_first(metrics: Metrics, experiments: Experiments) -> float:
 def quadratic(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The local exponents of the time to A_k = log(K)/2 for the doublings of K from 80 to 320."""
     counts = [c for c in _population(experiments).feature_counts if 80 <= c <= 320]
+    if len(counts) < 2:
+        return np.array([np.nan])
     exponents = []
     for query in ("balanced", "rare"):
         times = _values(metrics, "population", (f"time_half_log_{query}_{c}" for c in counts))[0]
         exponents.append(np.diff(np.log(times)) / np.diff(np.log(counts)))
-    return np.concatenate(exponents) if len(counts) > 1 else np.array([np.nan])
+    return np.concatenate(exponents)
 
 
 @CLAIMS("icl.theory.dominant_k_free")

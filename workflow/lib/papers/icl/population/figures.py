@@ -95,6 +95,11 @@ class _Course:
             return float("nan")
 
 
+def _told(value: float, form: str = ",.0f") -> str:
+    """A number for a caption, which may be missing in shortened runs."""
+    return format(value, form) if np.isfinite(value) else "(not reached)"
+
+
 @FIGURES("fig1")
 def fig1(metrics: Metrics, experiments: Experiments) -> Drawing:
     """Four panels, one a phase: how far each weight moves in it, and the attention at its end; beneath, the course."""
@@ -115,7 +120,12 @@ def fig1(metrics: Metrics, experiments: Experiments) -> Drawing:
     sheet.panels[0, 0].set_ylabel("logit at the end\n(pale: at the start)")
     sheet.panels[1, 0].set_ylabel("attention\nat the end")
     _timeline(sheet, course, count, borders)
-    facts = {"feature_count": count, "times": times, "fallen": course.event(f"fallen_rare_{count}")}
+    facts = {
+        "feature_count": count,
+        "dominant_probability": settings.dominant_probability,
+        "crossing": _told(times["crossing"]),
+        "fallen": _told(course.event(f"fallen_rare_{count}")),
+    }
     return Drawing(sheet.figure, sheet.table, facts)
 
 
@@ -153,7 +163,7 @@ def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, t
     left = 0.0
     for name, width in shares.items():
         ax.barh(0, width, 0.6, left=left, color=WEIGHTS[name][1])
-        if width > 0.12:
+        if width > 0.15:
             ax.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", color="white", fontsize=8)
         sheet.record(f"phase {phase.number}", f"attention on {name}", [time], [width])
         left += width
@@ -202,8 +212,8 @@ def extra_plateau(metrics: Metrics, experiments: Experiments) -> Drawing:
     left, right = sheet.panels[0]
 
     times, rare = coarse.curve(f"attention_target_rare_{count}")
-    rise = [float(np.interp(level, rare, times)) for level in (0.1, 0.5, 0.9)]
-    end = 1.25 * rise[-1]
+    rise = [float(np.interp(level, rare, times, right=np.nan)) for level in (0.1, 0.5, 0.9)]
+    end = 1.25 * rise[-1] if np.isfinite(rise[-1]) else times[-1]
     for query, (color, label) in QUERIES.items():
         # The dominant feature rises within a few large steps: its start comes from the small ones.
         early, first = fine.curve(f"attention_target_{query}_{count}")
@@ -226,7 +236,8 @@ def extra_plateau(metrics: Metrics, experiments: Experiments) -> Drawing:
     for ax in (left, right):
         ax.set(ylabel="Attn$_k$ given $v_k$", ylim=(0, 1.02))
     letter(sheet.panels)
-    return Drawing(sheet.figure, sheet.table, {"feature_count": count, "rise": rise})
+    facts = {"feature_count": count, "rise": [_told(time) for time in rise]}
+    return Drawing(sheet.figure, sheet.table, facts)
 
 
 @FIGURES("extra_scaling")
@@ -248,6 +259,7 @@ def extra_scaling(metrics: Metrics, experiments: Experiments) -> Drawing:
     upper = counts >= np.median(counts)
     for name, (course, color, marker, label) in series.items():
         times = np.array([course.event(f"{name}_{c}") for c in counts])
+        times[times <= 0] = np.nan  # at once: no point on a log axis
         known = upper & np.isfinite(times)
         few = known.sum() < 2
         exponents[name] = np.nan if few else float(np.polyfit(np.log(counts[known]), np.log(times[known]), 1)[0])
@@ -267,5 +279,9 @@ def extra_scaling(metrics: Metrics, experiments: Experiments) -> Drawing:
     sheet.figure.legend(loc="outside right center")
     letter(sheet.panels)
     slower = [coarse.event(f"error_rare_{c}") / fine.event(f"error_dominant_{c}") for c in counts]
-    facts = {"exponents": exponents, "feature_counts": counts.tolist(), "slower": slower}
+    facts = {
+        "exponents": {name: _told(exponent, ".2f") for name, exponent in exponents.items()},
+        "feature_counts": counts.tolist(),
+        "slower": [_told(ratio) for ratio in slower],
+    }
     return Drawing(sheet.figure, sheet.table, facts)

@@ -98,7 +98,7 @@ def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiments: Experiment
     _per_feature(sheet, ax, f"{name}, attention", curves, _first(settings))
     if settings.probabilities != "balanced":
         released = _together([_curve(metrics, name, f"attention_1_{k}") for k in range(2, count + 1)])
-        label = r"Attn$_1$ given $v_k$, $k \geq 2$ (ours)"
+        label = "Attn$_1$ given others (ours)"
         style = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "label": label}
         sheet.band(ax, f"{name}, attention", "v1 given the others", released, geometric=False, **style)
     ax.axhline(settings.attention_threshold, **THRESHOLD)
@@ -108,8 +108,13 @@ def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiments: Experiment
 
 
 def _facts(metrics: Metrics, experiments: Experiments, *names: str) -> dict[str, Any]:
-    """Seeds, and the range over seeds of each event's epoch, for v_1 and for all other features."""
-    facts: dict[str, Any] = {"seeds": len(_curve(metrics, names[0], "loss").seeds)}
+    """Seeds, thresholds, and the range over seeds of each event's epoch, for v_1 and for all other features."""
+    settings = _settings(experiments, names[0])
+    facts: dict[str, Any] = {
+        "seeds": len(_curve(metrics, names[0], "loss").seeds),
+        "error_threshold": settings.error_threshold,
+        "attention_threshold": settings.attention_threshold,
+    }
     for event in ("converged", "concentrated"):
         facts[event] = {name: _epochs(metrics, experiments, name, event) for name in names}
     return facts
@@ -196,6 +201,14 @@ def extra_trap(metrics: Metrics, experiments: Experiments) -> Drawing:
     scores.set_ylim(0, 1)
     sheet.figure.legend(loc="outside lower center", ncols=3)
     letter(sheet.panels)
-    gain = metrics.value("balanced", "projector_sum").mean() / _settings(experiments, "balanced").feature_count
-    stalled = metrics.value("basis", "attention_1_1", "adam")
-    return Drawing(sheet.figure, sheet.table, {"gain": gain, "stalled": (stalled.min(), stalled.max())})
+    scores_on_axes = metrics.value("basis", "attention_1_1", "adam")
+    step_sizes = {label: o.hyperparameters["step_size"] for label, o in experiments["basis"].optimizers.items()}
+    facts = {
+        "gain": metrics.value("balanced", "projector_sum").mean() / _settings(experiments, "balanced").feature_count,
+        "epochs": epochs,
+        "step_size": step_sizes["adam"],
+        "times_larger": step_sizes["adam_large"] / step_sizes["adam"],
+        "logit_on_axes": metrics.value("basis", "target_logit_1", "adam").mean(),
+        "score_on_axes": (scores_on_axes.min(), scores_on_axes.max()),
+    }
+    return Drawing(sheet.figure, sheet.table, facts)

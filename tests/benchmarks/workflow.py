@@ -45,7 +45,8 @@ def tables(quick: bool) -> Iterator[str]:
     yield f"  snakemake itself (a dry run)  {planned:5.1f} s  {planned / total:4.0%}"
     each = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in imports.items())
     yield f"  starting Python and imports   {start_up:5.1f} s  {start_up / total:4.0%}  (a job: {each})"
-    yield f"  work                          {total - planned - start_up:5.1f} s  {1 - (planned + start_up) / total:4.0%}"
+    work = total - planned - start_up
+    yield f"  work                          {work:5.1f} s  {work / total:4.0%}"
 
 
 def _cpu(command: list[str], folder: Path) -> tuple[float, str]:

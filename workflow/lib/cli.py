@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Ex
     return parsed
 
 
-def _as_many(paths: Sequence[Path], names: Sequence[str] | dict[str, Any]) -> Sequence[Path]:
+def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
     if len(paths) != len(names):
         raise UserError(f"--metrics: expected one table for each of {', '.join(names)}; found {len(paths)}")
     return paths

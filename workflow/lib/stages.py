@@ -108,9 +108,7 @@ def judge(
     judging.write_csv(table, [judging.row(paper, claim, measured[claim.name]) for claim in claims])
 
 
-def gather(
-    tables: Sequence[Path], title: Callable[[str], str], csv: Path, markdown: Path, html: Path
-) -> None:
+def gather(tables: Sequence[Path], title: Callable[[str], str], csv: Path, markdown: Path, html: Path) -> None:
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
     from workflow.lib import judging
 

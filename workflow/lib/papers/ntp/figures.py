@@ -113,9 +113,10 @@ def extra_rates(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Draw
 
     curve = _main(metrics, "long_run", "loss")
     floor = metrics.value("long_run", "loss_floor", metrics.optimizers("long_run")[0])
-    # Where the gap is below the rounding error of the sum, it is no number worth drawing.
-    gap = np.where(curve.values - floor[:, None] > 1e-12, curve.values - floor[:, None], np.nan)
-    sheet.band(loss, "loss", "ours", Curve(curve.seeds, curve.steps, gap), geometric=True)
+    gap = curve.values - floor[:, None]
+    # Once a seed's gap is within rounding of the floor, it is no number worth drawing.
+    sound = np.logical_and.accumulate((gap > 1e-15).all(axis=0))
+    sheet.band(loss, "loss", "ours", Curve(curve.seeds, curve.steps[sound], gap[:, sound]), geometric=True)
     loss.set(yscale="log", xlabel="$t$", ylabel="$L - $ floor", title="stage 2, long run from zero")
     loss.xaxis.set_major_locator(MaxNLocator(4))
 
@@ -149,7 +150,9 @@ def _one_minus(curve: Curve) -> Curve:
     return Curve(curve.seeds, curve.steps, 1 - curve.values)
 
 
-def _reference(sheet: Sheet, ax: Axes, panel: str, curve: Curve, shape: Callable[[np.ndarray], np.ndarray], label: str) -> None:
+def _reference(
+    sheet: Sheet, ax: Axes, panel: str, curve: Curve, shape: Callable[[np.ndarray], np.ndarray], label: str
+) -> None:
     """Draw a bound's shape, scaled to touch the curve's first point from above."""
     values = shape(curve.steps.astype(np.float64))
     scale = 3 * np.nanmax(curve.values[:, 0]) / values[0]
@@ -180,10 +183,12 @@ def extra_dataset_shift(metrics: Metrics, experiments: Mapping[str, Experiment])
         spread = [middle - np.nanmin(values, axis=1), np.nanmax(values, axis=1) - middle]
         label = {"accuracy": "accuracy", "probability": "mean probability"}[name]
         right.bar(places, middle, 0.36, yerr=spread, color=colour, label=label, capsize=3)
+        for place, height in zip(places, middle, strict=True):
+            right.text(place, height + 0.02, f"{height:.3f}", ha="center", va="bottom", fontsize=7)
         low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
         sheet.record("unseen", label, places, middle, low, high)
     right.set_xticks(range(len(kinds)), kinds.values())
-    right.set(ylim=(0, 1.32), title="unseen sentences")
+    right.set(ylim=(0, 1.45), title="unseen sentences")
     right.set_yticks([0, 0.25, 0.5, 0.75, 1])
     right.legend(loc="upper center", ncols=2)
     counts = {kind: int(metrics.value("long_run", f"unseen_{kind}", optimizer).sum()) for kind in kinds}
@@ -236,7 +241,11 @@ def fig1(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
 
 
 def _box(ax: Axes, x: float, y: float, token: str, framed: bool = False) -> None:
-    ax.add_patch(Rectangle((x - 0.62, y - 0.42), 1.24, 0.84, facecolor=COLOURS.get(token, "white"), edgecolor="black", linewidth=0.8))
+    ax.add_patch(
+        Rectangle(
+            (x - 0.62, y - 0.42), 1.24, 0.84, facecolor=COLOURS.get(token, "white"), edgecolor="black", linewidth=0.8
+        )
+    )
     if framed:
         ax.add_patch(Rectangle((x - 0.7, y - 0.5), 1.4, 1.0, fill=False, edgecolor=RED, linewidth=2.5))
     word = WORDS.get(token)

@@ -44,7 +44,9 @@ class RandomSentences(TwoStage):
                 "because Assumption 2 asks for orthonormal tokens"
             )
         if not all(2 <= length <= size for length in self.lengths):
-            raise ValueError(f"lengths: found {list(self.lengths)}, expected each between 2 and vocabulary_size = {size}")
+            raise ValueError(
+                f"lengths: found {list(self.lengths)}, expected each between 2 and vocabulary_size = {size}"
+            )
         distinct = sum(perm(size, length) for length in set(self.lengths))
         if self.sentences > distinct:
             raise ValueError(

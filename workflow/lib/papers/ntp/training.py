@@ -85,7 +85,7 @@ def descend(
         if step in wanted:
             snapshots.append(parameter.clone())
         if step < steps:
-            losses[step] = optimizer.step(closure)  # type: ignore[call-overload]
+            losses[step] = optimizer.step(closure)  # type: ignore[arg-type]
         else:
             losses[step] = closure()
     return losses.T.numpy(), norms.T.numpy(), torch.stack(snapshots, dim=1).numpy()
@@ -93,5 +93,5 @@ def descend(
 
 def snapshot_steps(steps: int) -> np.ndarray:
     """The steps at which parameters are kept: each of the first ten, then every 10th, then every 100th."""
-    grid = [np.arange(0, 10), np.arange(10, 1000, 10), np.arange(1000, steps, 100), [steps]]
-    return np.unique(np.concatenate(grid)[np.concatenate(grid) <= steps])
+    grid = np.r_[0:10, 10:1000:10, 1000:steps:100, steps]
+    return np.unique(grid[grid <= steps])

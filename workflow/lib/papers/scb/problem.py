@@ -203,12 +203,16 @@ def _filled_up(attention: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def population_path(
-    problem: Problem, sizes: np.ndarray, start: tuple[np.ndarray | float, np.ndarray | float] = (0.0, 0.0)
+    problem: Problem,
+    sizes: np.ndarray,
+    start: tuple[np.ndarray | float, np.ndarray | float] = (0.0, 0.0),
+    attention_factor: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """alpha_V and alpha_A of gradient descent on the population loss, from `start`, each (..., steps + 1).
 
     With V = mu 1^T + alpha_V (P - mu 1^T) and A = 11^T/T + alpha_A (Q - 11^T/T), a step of size eta adds
-    eta ((1 - alpha_V) / T + K_Q alpha_A (1 - alpha_V alpha_A)) and eta K_P alpha_V (1 - alpha_V alpha_A).
+    eta ((1 - alpha_V) / T + K_Q alpha_A (1 - alpha_V alpha_A)) and eta K_P alpha_V (1 - alpha_V alpha_A),
+    the latter times `attention_factor`.
     """
     k_p, k_q = problem.transition_correlation, problem.attention_correlation
     first, second = np.asarray(start[0]) + 0 * k_p, np.asarray(start[1]) + 0 * k_p
@@ -217,7 +221,7 @@ def population_path(
         rest = 1 - first * second
         first, second = (
             first + eta * ((1 - first) / problem.positions + k_q * second * rest),
-            second + eta * k_p * first * rest,
+            second + eta * attention_factor * k_p * first * rest,
         )
         path.append((first, second))
     both = np.moveaxis(np.asarray(path), 0, -1)

@@ -21,13 +21,15 @@ Experiments = Mapping[str, Experiment]
 
 COLOURS = {
     "prox": BLUE, "sgd_large": RED, "sgd_small": ORANGE, "prox_literal": GREEN, "prox_absolute": SKY,
-    "no_switch": PINK, "raw_large": GREY, "raw_small": "black", "softmax": ORANGE, "linear": BLUE,
+    "no_switch": PINK, "raw_large": GREY, "raw_small": "black", "softmax": "#882255", "linear": BLUE,
 }  # fmt: skip
+# Dashes for curves that lie on others.
+DASHES = {"prox_literal": (0, (4, 3)), "no_switch": (0, (4, 3)), "raw_small": (0, (1, 2))}
 DISTANCES = {
     "value_distance": r"distance to $P$: $\|V-P\|_\mu^2$",
     "attention_distance": r"distance to $Q$: $\|A-Q\|_\mu^2$",
 }
-PAPER_CURVES = ("prox", "sgd_large", "sgd_small")
+RELATIVE = {"value_distance": r"$\|V-P\|_\mu^2 / K_P$", "attention_distance": r"$\|A-Q\|_\mu^2 / K_Q$"}
 
 
 def _settings(experiment: Experiment) -> Bigram:
@@ -81,21 +83,26 @@ def _lines(
     labels: Sequence[str],
     *,
     log: bool = True,
-    names: Mapping[str, str] | None = None,
+    relative: bool = False,
 ) -> None:
-    """Mean and range of the seeds with the right support; the others as thin dotted lines."""
+    """Mean and range of the seeds with the right support; the others as thin dotted lines.
+
+    `relative` divides each seed's curve by its start.
+    """
     right = _right(metrics, experiment.name)
     for index, label in enumerate(labels):
         curve = metrics.curve(experiment.name, metric, label)
-        name = (names or {}).get(label) or _name(experiment, label)
-        colour = _colour(label, index)
+        if relative:
+            curve = Curve(curve.seeds, curve.steps, curve.values / curve.at(0)[:, None])
+        name, colour = _name(experiment, label), _colour(label, index)
         if right.any():
-            sheet.band(ax, panel, name, _part(curve, right), geometric=log, color=colour, label=name)
+            style: dict[str, Any] = {"color": colour, "label": name, "linestyle": DASHES.get(label, "-")}
+            sheet.band(ax, panel, name, _part(curve, right), geometric=log, **style)
         for seed, values in zip(curve.seeds, curve.values, strict=True):
             if not right[curve.seeds.index(seed)]:
                 series = f"{name}, seed {seed} (wrong support)"
-                style = {"color": colour, "linestyle": ":", "linewidth": 0.9}
-                sheet.line(ax, panel, series, curve.steps, values, **style, label=None if right.any() else name)
+                style = {"color": colour, "linestyle": ":", "linewidth": 0.9, "label": None if right.any() else name}
+                sheet.line(ax, panel, series, curve.steps, values, **style)
     if log:
         ax.set_yscale("log")
     ax.set_xlabel("iteration")
@@ -145,7 +152,10 @@ def _facts(metrics: Metrics, experiment: Experiment) -> dict[str, Any]:
 
 
 def _distances(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> Drawing:
-    """A single run on linear axes as in the paper, then all seeds on linear and on logarithmic ones."""
+    """A single run on linear axes as in the paper, then all seeds on linear and on logarithmic ones.
+
+    All seeds are drawn relative to their start, because K_P differs from seed to seed.
+    """
     sheet = Sheet(3, 2, size=(8.2, 8.2), sharex=True)
     labels = [*labels, *(o for o in metrics.optimizers(experiment.name) if o not in COLOURS)]
     right = _right(metrics, experiment.name)
@@ -156,18 +166,25 @@ def _distances(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) 
             curve = metrics.curve(experiment.name, metric, optimizer)
             name = _name(experiment, optimizer)
             colour = _colour(optimizer, index)
-            sheet.line(one, f"{metric}, one run", name, curve.steps, curve.values[single], color=colour, label=name)
-        one.set_title(f"seed {metrics.curve(experiment.name, 'k_p').seeds[single]}")
-        _lines(sheet, band, f"{metric}, all seeds", metrics, experiment, metric, labels, log=False)
-        _lines(sheet, log, f"{metric}, all seeds, log", metrics, experiment, metric, labels)
-        band.set_title(f"{right.sum()} seeds: mean and range")
+            style = {"color": colour, "label": name, "linestyle": DASHES.get(optimizer, "-")}
+            sheet.line(one, f"{metric}, one run", name, curve.steps, curve.values[single], **style)
+        one.set_title(f"one run (seed {metrics.curve(experiment.name, 'k_p').seeds[single]})")
+        for ax, scale in ((band, "linear"), (log, "log")):
+            panel = f"{metric} over its start, all seeds, {scale}"
+            _lines(sheet, ax, panel, metrics, experiment, metric, labels, log=scale == "log", relative=True)
+        band.set_title(
+            f"{right.sum()} of {right.size} seeds: mean and range" + (", others dotted" if not right.all() else "")
+        )
         log.set_title("the same, log scale")
         for ax in (one, band):
             ax.set_ylim(0, None)
             ax.set_xlabel("")
+        one.set_ylabel(label)
+        for ax in (band, log):
+            ax.set_ylabel("relative to its start: " + RELATIVE[metric])
         for ax in (one, band, log):
-            ax.set_ylabel(label)
             _mark_switch(ax, experiment)
+    sheet.figure.align_ylabels()
     one = sheet.panels[0, 0]
     one.set_xlim(0, _settings(experiment).iterations)
     letter(sheet.panels)
@@ -209,15 +226,14 @@ def fig2(metrics: Metrics, experiments: Experiments) -> Drawing:
     sheet = Sheet(3, 3, size=(11, 5.6), width_ratios=[2.2, 0.9, 1.9])
     states = range(settings.states)
     models = {"softmax": "softmax", "linear": "linear", DATA: "truth"}
-    values = {
-        o: np.array([metrics.curve("softmax", f"value_{m}", o).values[single] for m in states]).T for o in models
+    values = {o: np.array([metrics.curve("softmax", f"value_{m}", o).values[single] for m in states]).T for o in models}
+    attentions = {
+        o: np.array([metrics.curve("softmax", f"attention_{k}", o).values[single] for k in states]) for o in models
     }
-    top = max(v.max() for v in values.values())
+    top, largest = (max(float(v.max()) for v in matrices.values()) for matrices in (values, attentions))
     for row, (optimizer, name) in enumerate(models.items()):
         wide, small = sheet.panels[row, :2]
-        attention = np.array([metrics.curve("softmax", f"attention_{k}", optimizer).values[single] for k in states])
-        largest = float(attention.max())
-        image = sheet.heat(wide, f"attention, {name}", name, attention, cmap="Blues", vmin=0, vmax=max(largest, 1e-9))
+        image = sheet.heat(wide, f"attention, {name}", name, attentions[optimizer], cmap="Blues", vmin=0, vmax=largest)
         sheet.figure.colorbar(image, ax=wide, pad=0.01)
         wide.set_title({"softmax": "softmax model: softmax($W$)", "linear": "linear model: $A$"}.get(optimizer, "$Q$"))
         small.set_title({DATA: "$P$"}.get(optimizer, f"$V$, {name}"))
@@ -226,6 +242,8 @@ def fig2(metrics: Metrics, experiments: Experiments) -> Drawing:
             colour = "white" if value > 0.6 * top else "black"
             small.text(current, to, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         wide.set(ylabel="last token", yticks=list(states), yticklabels=[str(k + 1) for k in states])
+        marks = np.linspace(0, settings.positions, 6).astype(int)[1:] - 1
+        wide.set(xticks=marks, xticklabels=[str(t + 1) for t in marks])
         small.set(ylabel="next", xticks=list(states), yticks=list(states))
         small.set(xticklabels=[str(k + 1) for k in states], yticklabels=[str(k + 1) for k in states])
         small.set_aspect("equal")
@@ -239,7 +257,9 @@ def fig2(metrics: Metrics, experiments: Experiments) -> Drawing:
             continue
         style = {"color": COLOURS[optimizer], "label": optimizer}
         curve = metrics.curve("softmax", "training_loss", optimizer)
-        sheet.line(training, "training loss, one run", optimizer, curve.steps, curve.values[single], **style, linewidth=0.8)
+        sheet.line(
+            training, "training loss, one run", optimizer, curve.steps, curve.values[single], **style, linewidth=0.8
+        )
         curve = metrics.curve("softmax", "loss", optimizer)
         above = Curve(curve.seeds, curve.steps, curve.values - floor[:, None])
         sheet.band(excess, "population loss above the floor", optimizer, above, geometric=True, **style)
@@ -247,18 +267,34 @@ def fig2(metrics: Metrics, experiments: Experiments) -> Drawing:
         sheet.band(distance, "distance to Q", optimizer, curve, geometric=True, **style)
     steps = metrics.curve("softmax", "loss", "softmax").steps
     flat = np.full(steps.size, floor[single])
-    sheet.line(training, "training loss, one run", "floor", steps, flat, color="black", linestyle="--", linewidth=1, label="floor $L(P,Q)$")
+    sheet.line(
+        training,
+        "training loss, one run",
+        "floor",
+        steps,
+        flat,
+        color="black",
+        linestyle="--",
+        linewidth=1,
+        label="floor $L(P,Q)$",
+    )
     training.set(ylabel="training loss", title=f"one run (seed {metrics.curve('softmax', 'floor').seeds[single]})")
+    bottom, upper = training.get_ylim()
+    training.set_ylim(bottom, upper + 0.3 * (upper - bottom))
     training.legend(loc="upper right", ncols=3)
     excess.set(ylabel="loss − floor", yscale="log", title=f"population loss, {len(floor)} seeds")
-    distance.set(ylabel=DISTANCES["attention_distance"].split(": ")[1], yscale="log", title="distance to $Q$", xlabel="iteration")
+    distance.set(
+        ylabel=DISTANCES["attention_distance"].split(": ")[1], yscale="log", title="distance to $Q$", xlabel="iteration"
+    )
     for ax in (training, excess, distance):
         ax.set_xlim(0, settings.iterations)
     finals = {o: metrics.value("softmax", "loss", o) for o in ("softmax", "linear")}
     facts = {
         "seeds": len(floor),
         "wrong_seeds": [
-            s for s, fine in zip(metrics.curve("softmax", "floor").seeds, _right(metrics, "softmax"), strict=True) if not fine
+            s
+            for s, fine in zip(metrics.curve("softmax", "floor").seeds, _right(metrics, "softmax"), strict=True)
+            if not fine
         ],
         "single": metrics.curve("softmax", "floor").seeds[single],
         "floor": floor[single],
@@ -277,14 +313,17 @@ def extra_baselines(metrics: Metrics, experiments: Experiments) -> Drawing:
     readings = ["sgd_large", "prox_literal", "prox_absolute", "prox"]
     variants = ["sgd_large", "no_switch", "raw_large", "raw_small"]
     diverged: dict[str, list[int]] = {}
-    for column, (metric, label) in enumerate(DISTANCES.items()):
+    right = _right(metrics, "main")
+    for column, metric in enumerate(DISTANCES):
         top, bottom = sheet.panels[:, column]
-        _lines(sheet, top, f"{metric}, lambda", metrics, experiment, metric, readings)
+        _lines(sheet, top, f"{metric}, lambda", metrics, experiment, metric, readings, relative=True)
         for name in variants:
             curve = metrics.curve("main", metric, name)
             legend = _name(experiment, name)
             for index, (seed, values) in enumerate(zip(curve.seeds, curve.values, strict=True)):
-                style = {"color": COLOURS[name], "linewidth": 1, "label": legend if not index else None}
+                values = values / values[0]
+                style = {"color": COLOURS[name], "linewidth": 1.2, "linestyle": DASHES.get(name, "-")}
+                style["label"] = legend if not index else None
                 sheet.line(bottom, f"{metric}, SGD", f"{legend}, seed {seed}", curve.steps, values, **style)
             try:
                 at = metrics.value("main", "diverged_at", name)
@@ -294,17 +333,22 @@ def extra_baselines(metrics: Metrics, experiments: Experiments) -> Drawing:
             for step, values in zip(at, curve.values, strict=True):
                 if not np.isnan(step):
                     last = np.nanargmax(np.where(np.isnan(values), -1, curve.steps))
-                    height = min(values[last], 8.0)
+                    height = min(values[last] / values[0], 8.0)
                     bottom.plot(step, height, marker="x", color=COLOURS[name], markersize=7, clip_on=False, zorder=5)
                     sheet.record(f"{metric}, SGD", f"{name} diverged", [step], [height])
-        top.set(ylabel=label, title=r"readings of $\lambda$")
-        bottom.set(ylabel=label, yscale="log", title="readings of SGD, every seed (× diverged)", ylim=(2e-3, 20))
+        top.set(
+            ylabel=RELATIVE[metric],
+            title=r"readings of $\lambda$: mean and range" + (" (wrong support dotted)" if not right.all() else ""),
+        )
+        bottom.set(
+            ylabel=RELATIVE[metric], yscale="log", title="readings of SGD: every seed (× diverged)", ylim=(2e-3, 20)
+        )
         for ax in (top, bottom):
             _mark_switch(ax, experiment)
         top.set_xlabel("")
         bottom.set_xlabel("iteration")
-    sheet.panels[0, 0].legend(loc="lower left")
-    sheet.panels[1, 0].legend(loc="lower left")
+    for ax in sheet.panels[:, 0]:
+        ax.legend(loc="lower left", frameon=True, facecolor="white", edgecolor="none", framealpha=1)
     sheet.panels[0, 0].set_xlim(0, _settings(experiment).iterations)
     letter(sheet.panels)
     return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment) | {"diverged": diverged})
@@ -323,22 +367,26 @@ def extra_transfer(metrics: Metrics, experiments: Experiments) -> Drawing:
         assert isinstance(options, RunOptions)
         name = rf"$\theta={options.pretrained:g}$"
         colour = CYCLE[index % len(CYCLE)]
-        sheet.band(
-            left, "support found", name, metrics.curve("transfer", "support_found", label).window(1, np.inf),
-            color=colour, label=name,
-        )  # fmt: skip
+        curve = metrics.curve("transfer", "support_found", label).window(1, np.inf)
+        style = {"color": colour, "label": name, "linestyle": ["-", "-", (0, (5, 2)), (0, (1, 1))][index % 4]}
+        sheet.line(left, "support found, mean over seeds", name, curve.steps, curve.values.mean(axis=0), **style)
         firsts[f"{options.pretrained:g}"] = found = first_found(metrics, label)
         shown = np.where(np.isfinite(found), found, np.nan)
         right.plot(np.full(found.size, index), shown, "o", color=colour, markersize=5, alpha=0.8)
         sheet.record("iterations to the whole support", name, np.full(found.size, index), shown)
         never = int((~np.isfinite(found)).sum())
         if never:
-            right.annotate(f"{never} not in\n{_settings(experiment).iterations}", (index, _settings(experiment).iterations),
-                           textcoords="offset points", xytext=(8, -4), fontsize=7, va="center")  # fmt: skip
+            end = _settings(experiment).iterations
+            right.annotate(
+                f"{never} of {found.size} not\nwithin {end}", (index, end), xytext=(8, -2),
+                textcoords="offset points", fontsize=7, va="center",
+            )  # fmt: skip
     left.set(xlabel="iteration", ylabel="share of the support found", xscale="log", ylim=(-0.03, 1.05))
-    left.set_title("mean and range of seeds")
-    left.legend(loc="lower right")
-    right.set(yscale="log", ylabel="iterations to the whole support", xlabel=r"$\theta$, start correlation", title="each seed")
+    left.set_title("mean of the seeds")
+    left.legend(loc="upper left")
+    right.set(
+        yscale="log", ylabel="iterations to the whole support", xlabel=r"$\theta$, start correlation", title="each seed"
+    )
     right.set_xticks(range(len(labels)), list(firsts))
     right.set_xlim(-0.5, len(labels) - 0.2)
     letter(sheet.panels)
@@ -381,7 +429,9 @@ def extra_alignment(metrics: Metrics, experiments: Experiments) -> Drawing:
     """alpha_V and alpha_A of the runs against gradient descent on the population loss."""
     sheet = Sheet(2, 2, size=(9, 6))
     names = {"value_alignment": r"$\alpha_V$", "attention_alignment": r"$\alpha_A$"}
-    for row, (experiment, labels) in enumerate({"main": ["prox", "sgd_large", "sgd_small"], "long_run": ["no_switch"]}.items()):
+    for row, (experiment, labels) in enumerate(
+        {"main": ["prox", "sgd_large", "sgd_small"], "long_run": ["no_switch"]}.items()
+    ):
         right = _right(metrics, experiment)
         for ax, (metric, symbol) in zip(sheet.panels[row], names.items(), strict=True):
             for index, label in enumerate(labels):
@@ -398,7 +448,15 @@ def extra_alignment(metrics: Metrics, experiments: Experiments) -> Drawing:
                 path = metrics.curve(experiment, f"{metric}_population", label)
                 for i, seed in enumerate(curve.seeds):
                     shade = CYCLE[i % len(CYCLE)]
-                    sheet.line(ax, f"{experiment}, {metric}", f"seed {seed}", curve.steps, curve.values[i], color=shade, label=f"seed {seed}")
+                    sheet.line(
+                        ax,
+                        f"{experiment}, {metric}",
+                        f"seed {seed}",
+                        curve.steps,
+                        curve.values[i],
+                        color=shade,
+                        label=f"seed {seed}",
+                    )
                     sheet.line(
                         ax, f"{experiment}, {metric}", f"seed {seed}, population", path.steps, path.values[i],
                         color=shade, linestyle="--", linewidth=1, label="population" if not i else None,

@@ -11,7 +11,7 @@ Rows here are the paper's columns: `value[m]` is V's column m (after state m), `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 import numpy as np
@@ -29,11 +29,11 @@ def compiled(function: Function) -> Function:
     Compiled code is cached beside this file or in the user's cache folder; without a writable one it is
     compiled anew by every process.
     """
-    options = {"fastmath": {"reassoc", "contract", "nsz"}}  # NaN and infinity keep their meaning: runs may diverge
+    loose = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning: runs may diverge
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return cast(Function, numba.njit(function, cache=True, fastmath=loose))
     except RuntimeError:
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        return cast(Function, numba.njit(function, fastmath=loose))
 
 
 def cuts(distribution: np.ndarray) -> np.ndarray:

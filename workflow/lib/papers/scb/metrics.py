@@ -8,7 +8,6 @@ import numpy as np
 
 from workflow.lib.experiments import Experiment, Optimizer
 from workflow.lib.files import Arrays
-from workflow.lib.papers.scb.checks import check
 from workflow.lib.papers.scb.problem import Problem, population_path, rounded
 from workflow.lib.papers.scb.settings import Bigram, Checks, RunOptions
 from workflow.lib.runs import DATA, Run, Trace
@@ -40,6 +39,8 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     facts.record("stationary", np.arange(settings.states), problem.stationary)
     _record_matrices(facts, settings, problem.attention, problem.transition)
     if isinstance(settings, Checks):
+        from workflow.lib.papers.scb.checks import check  # loads the compiler, which nothing else here needs
+
         found = [check(settings, problem.one(i), experiment.seed(number)) for i, number in enumerate(data)]
         for name in found[0]:
             facts.record(name, 0, [errors[name] for errors in found])
@@ -67,9 +68,7 @@ def _measure_run(settings: Bigram, optimizer: Optimizer, problem: Problem, run: 
     return trace
 
 
-def predicted_alignments(
-    settings: Bigram, optimizer: Optimizer, problem: Problem
-) -> tuple[np.ndarray, np.ndarray]:
+def predicted_alignments(settings: Bigram, optimizer: Optimizer, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """alpha_V and alpha_A of the same steps on the population loss, each (seeds, iterations + 1).
 
     The switch sets alpha_A to 1; the l1 step is taken to keep it there.

@@ -53,8 +53,11 @@ class Problem:
     def stacked(cls, blocks: Iterable[Arrays], positions: int) -> Problem:
         """The problems of several seeds, stacked along a leading dimension."""
         blocks = list(blocks)
-        names = ("transition", "stationary", "support", "weights")
-        return cls(*(np.stack([block[name] for block in blocks]) for name in names), positions=positions)
+        stacks = {
+            name: np.stack([block[name] for block in blocks])
+            for name in ("transition", "stationary", "support", "weights")
+        }
+        return cls(**stacks, positions=positions)
 
     def one(self, index: int) -> Problem:
         """One of several stacked problems."""
@@ -100,8 +103,8 @@ class Problem:
 
     def covariance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Cov(V, W) = <V, W>_mu - <V mu, W mu>, from centred rows, shape (...)."""
-        centred = [rows - np.einsum("...m,...mi->...i", self.stationary, rows)[..., None, :] for rows in (first, second)]
-        return self.product(centred[0], centred[1])
+        means = [np.einsum("...m,...mi->...i", self.stationary, rows)[..., None, :] for rows in (first, second)]
+        return self.product(first - means[0], second - means[1])
 
     def loss(self, attention: np.ndarray, value: np.ndarray) -> np.ndarray:
         """The exact population loss 1/2 E||x_o - V X a^(k)||^2 of any parameters, shape (...)."""

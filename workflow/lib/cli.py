@@ -81,7 +81,9 @@ def _gather(options: argparse.Namespace) -> None:
 
 
 def _paper(options: argparse.Namespace) -> configuration.Paper:
-    return configuration.load_paper(options.paper, options.changes)
+    if options.section is None:
+        return configuration.load_paper(options.paper)
+    return configuration.parse_paper(options.paper, options.section)
 
 
 def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Experiment:
@@ -130,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def one_paper(added: argparse.ArgumentParser) -> None:
         added.add_argument("--paper", required=True, help="short name, such as ntp")
-        added.add_argument("--changes", type=_json, metavar="JSON", help="laid over the paper's YAML")
+        added.add_argument("--section", type=_json, metavar="JSON", help="laid out as the paper's YAML, in its place")
 
     made = stage("generate", _generate, "make the data of a block of seeds")
     one_experiment(made)

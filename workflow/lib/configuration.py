@@ -7,7 +7,8 @@ lays over them (`--configfile mine.yaml`, `--config`) may be a bare value and is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,24 +49,40 @@ class Experiment:
     def plain(self, *optimizers: str) -> dict[str, Any]:
         """The experiment without sources, with the named optimizers (all when none is named)."""
         chosen = optimizers or tuple(self.optimizers)
-        for label in chosen:
-            if label not in self.optimizers:
-                where = f"{self.paper}.experiments.{self.name}"
-                raise UserError(f"{where}: {unknown('optimizer', label, self.optimizers)}")
         return {
             "kind": self.kind,
             "settings": {key: setting.value for key, setting in self.settings.items()},
             "optimizers": {
-                label: {"rule": self.rules[label]}
+                label: {"rule": self.rule(label)}
                 | {key: setting.value for key, setting in self.optimizers[label].items()}
                 for label in chosen
             },
         }
 
+    def rule(self, label: str) -> str:
+        """The registered optimizer behind a label, or a UserError that lists the labels."""
+        if label not in self.optimizers:
+            raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', label, self.optimizers)}")
+        return self.rules[label]
+
     @cached_property
     def checked(self) -> experiments.Experiment:
         """The experiment with typed settings and optimizers."""
         return experiments.parse(self.paper, self.name, self.plain())
+
+    def section(self) -> dict[str, Any]:
+        """The experiment as its YAML gives it, every setting with its source."""
+
+        def written(values: Mapping[str, Setting]) -> dict[str, Any]:
+            return {key: vars(setting) for key, setting in values.items()}
+
+        return {
+            "kind": self.kind,
+            "about": self.about,
+            "seeds": self.seeds,
+            "settings": written(self.settings),
+            "optimizers": {label: {"rule": self.rules[label]} | written(v) for label, v in self.optimizers.items()},
+        }
 
     def sourced(self) -> Iterator[tuple[str, Setting]]:
         """Every setting with its name; an optimizer's settings as `optimizer.name`."""
@@ -94,10 +111,11 @@ def block_seeds(name: str) -> list[int]:
     >>> block_seeds("2-4")
     [2, 3, 4]
     """
-    first, _, last = name.partition("-")
-    if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name)
+    seeds = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
+    if not seeds:
         raise UserError(f"seeds: expected one seed such as 3 or a block such as 0-9, found {name!r}")
-    return list(range(int(first), int(last or first) + 1))
+    return seeds
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,24 @@ class Paper:
         if name not in self.figures:
             raise UserError(f"{self.name}: {unknown('figure', name, self.figures)}")
         return self.figures[name]
+
+    def part(self, figures: Collection[str] = (), claims: Collection[str] = ()) -> dict[str, Any]:
+        """The YAML of a part of the paper, as `parse_paper` reads it: some figures with their experiments, or claims.
+
+        Claims need every experiment.
+        """
+        drawn = {name: self.figure(name) for name in figures}
+        used = set(self.experiments) if claims else {e for figure in drawn.values() for e in figure.experiments}
+        return {
+            "title": self.title,
+            "authors": self.authors,
+            "venue": self.venue,
+            "experiments": {
+                name: experiment.section() for name, experiment in self.experiments.items() if name in used
+            },
+            "figures": {name: {"title": f.title, "experiments": list(f.experiments)} for name, f in drawn.items()},
+            "claims": {name: {k: v for k, v in vars(self.claims[name]).items() if k != "name"} for name in claims},
+        }
 
 
 @dataclass(frozen=True)
@@ -204,12 +240,24 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
     shipped = read_yaml(path)
     if overlay is not None and not isinstance(overlay, Mapping):
         raise UserError(f"{name}: expected a mapping laid out as {path.name}, found {overlay!r}")
-    merged = _merge(shipped, overlay or {})
-    _check(merged, "paper.schema.yaml", name)
+    return parse_paper(name, _merge(shipped, overlay or {}), shipped["experiments"], seeds)
 
+
+def parse_paper(
+    name: str, section: Mapping[str, Any], shipped: Mapping[str, Any] | None = None, seeds: int | None = None
+) -> Paper:
+    """Check a paper's section of the configuration and make a plan of it.
+
+    Args:
+        name: the paper's short name.
+        section: laid out as `config/papers/<name>.yaml`.
+        shipped: the experiments as the project gives them, to tell changed values from given ones.
+        seeds: the number of seeds of every experiment, in place of its own.
+    """
+    _check(section, "paper.schema.yaml", name)
     found = {}
-    for label, entry in merged["experiments"].items():
-        original = shipped["experiments"].get(label, {})
+    for label, entry in section["experiments"].items():
+        original = (shipped or {}).get(label, {})
         settings = _settings(entry["settings"], original.get("settings", {}))
         optimizers = {
             rule: _settings(values, original.get("optimizers", {}).get(rule, {}))
@@ -220,7 +268,7 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         found[label] = Experiment(name, label, entry["about"], count, settings, optimizers, rules, entry["kind"])
         found[label].checked  # noqa: B018  (raises what is wrong with it, before anything runs)
 
-    figures = {key: Figure(key, f["title"], tuple(f["experiments"])) for key, f in merged["figures"].items()}
+    figures = {key: Figure(key, f["title"], tuple(f["experiments"])) for key, f in section["figures"].items()}
     for figure in figures.values():
         for experiment in figure.experiments:
             if experiment not in found:
@@ -238,9 +286,9 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
             band=c.get("band", c["source"]),
             where=c.get("where", ""),
         )
-        for key, c in merged["claims"].items()
+        for key, c in section["claims"].items()
     }
-    return Paper(name, merged["title"], merged["authors"], merged["venue"], found, figures, claims)
+    return Paper(name, section["title"], section["authors"], section["venue"], found, figures, claims)
 
 
 def title(paper: str) -> str:
@@ -257,10 +305,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping, with the file and line named when it is not one."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise from_os_error(error) from None
     except UnicodeDecodeError:
@@ -268,20 +316,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML. {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: is not valid YAML. {_one_line(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected keys with values, found {type(loaded).__name__}")
     return loaded
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).replace(' in "<unicode string>"', " at").split())
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """A safe loader that refuses a key given twice instead of dropping the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -44,9 +44,9 @@ def fig2(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
     curves = published()
     worst = {}
     for ax, (panel, (metric, _, _)) in zip(sheet.panels[0], PANELS.items(), strict=True):
-        theirs = curves[curves["panel"] == panel]
-        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], color="black", linestyle="--", linewidth=1)
         ours = _main(metrics, "two_stage", metric)
+        theirs = curves[(curves["panel"] == panel) & (curves["t"] <= ours.steps[-1])]
+        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], color="black", linestyle="--", linewidth=1)
         deviation = np.interp(theirs["t"], ours.steps, ours.values.mean(axis=0)) - theirs["value"].to_numpy()
         worst[panel] = np.abs(deviation[theirs["t"] > 0]).max()
         ax.set_title(f"deviation ≤ {worst[panel]:.2g}", fontsize=8, color=GREY)
@@ -76,6 +76,8 @@ def _six_panels(metrics: Metrics, experiment: str) -> tuple[Sheet, dict[str, obj
             curve = metrics.curve(experiment, metric, optimizer)
             sheet.band(ax, panel, "ours" if len(optimizers) == 1 else optimizer, curve, label=optimizer)
         ax.set(xlabel="$t$", ylabel=label, xlim=(0, None))
+        if metric.startswith("cos"):
+            ax.set_ylim(-0.06, 1.08)
         if _main(metrics, experiment, metric).steps[-1] == 900:
             ax.set_xticks([0, 300, 600, 900])
             ax.set_yticks(ticks)
@@ -189,6 +191,7 @@ def extra_dataset_shift(metrics: Metrics, experiments: Mapping[str, Experiment])
         sheet.record("unseen", label, places, middle, low, high)
     right.set_xticks(range(len(kinds)), kinds.values())
     right.set(ylim=(0, 1.45), title="unseen sentences")
+    right.grid(False, axis="x")
     right.set_yticks([0, 0.25, 0.5, 0.75, 1])
     right.legend(loc="upper center", ncols=2)
     counts = {kind: int(metrics.value("long_run", f"unseen_{kind}", optimizer).sum()) for kind in kinds}

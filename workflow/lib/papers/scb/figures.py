@@ -14,7 +14,7 @@ from workflow.lib.papers.scb.claims import first_found
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import DATA, Curve, Metrics
+from workflow.lib.runs import DATA, Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Experiments = Mapping[str, Experiment]
@@ -62,7 +62,7 @@ def _right(metrics: Metrics, experiment: str) -> np.ndarray:
     for label in metrics.optimizers(experiment):
         try:
             return metrics.value(experiment, "support_exact", label) == 1
-        except KeyError:
+        except NotRecordedError:
             continue
     return np.ones(len(metrics.value(experiment, "k_p")), dtype=bool)
 
@@ -116,7 +116,8 @@ def _legend(sheet: Sheet, ax: Axes, columns: int) -> None:
     """One legend above all panels, with each name once."""
     handles, names = ax.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
-    sheet.figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns)
+    names, handles = list(unique.keys())[::-1], list(unique.values())[::-1]  # the method first, though drawn last
+    sheet.figure.legend(handles, names, loc="outside upper center", ncols=columns)
 
 
 def _facts(metrics: Metrics, experiment: Experiment) -> dict[str, Any]:
@@ -327,7 +328,7 @@ def extra_baselines(metrics: Metrics, experiments: Experiments) -> Drawing:
                 sheet.line(bottom, f"{metric}, SGD", f"{legend}, seed {seed}", curve.steps, values, **style)
             try:
                 at = metrics.value("main", "diverged_at", name)
-            except KeyError:
+            except NotRecordedError:
                 continue
             diverged[name] = [int(step) for step in at[~np.isnan(at)]]
             for step, values in zip(at, curve.values, strict=True):

@@ -77,5 +77,5 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
             boosted = next(iter(data.values()))["boosted/steps"]
             trace.record(name, np.concatenate([boosted, steps]), np.concatenate([earlier, values], axis=1))
     if not np.isnan(descent.diverged_at).all():
-        trace.record("diverged_at", settings.iterations, descent.diverged_at)
+        trace.record("diverged_at", 0, descent.diverged_at)
     return Run(trace, {"attention": descent.attention, "value": descent.value})

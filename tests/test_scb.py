@@ -217,6 +217,22 @@ def test_batches_have_the_right_distribution() -> None:
             np.testing.assert_allclose(gap, 0, atol=3.5 / np.sqrt(chosen.sum()))
 
 
+def test_random_words_are_xoshiro_s_and_batches_are_looked_up_from_them() -> None:
+    e = experiment(states=4, positions=150, batch_size=5, minimum_correlation=0)
+    p = draw_problem(e.settings, e.seed(0))
+    state = e.seed(0).sequence("test").generate_state(4 * kernels.LANES, np.uint64).reshape(4, kernels.LANES)
+    words = []
+    plain_state = [[int(word) for word in lane] for lane in state.T]
+    for _ in range(5):
+        drawn = kernels.words_for(150)
+        kernels.fill(state, drawn)
+        assert drawn.tolist() == plain.random_words(plain_state, drawn.size)
+        words.append(drawn)
+    found = Batches(p, 5, e.seed(0), "test").draw()
+    for ours, twin in zip(found, plain.sample(words, p), strict=True):
+        np.testing.assert_array_equal(ours, twin)
+
+
 def test_streams_depend_on_seed_and_purpose_alone() -> None:
     e = experiment(**SMALL)
     p = draw_problem(e.settings, e.seed(0))
@@ -258,14 +274,14 @@ def test_the_checks_find_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> No
     assert good["gradient_error"] < 1e-12
     assert good["finite_difference_error"] < 1e-6
     assert good["loss_error"] < 2e-3
-    compiled = kernels.batch_gradients
+    compiled = kernels.gradients
 
     def off(*arguments: Any) -> float:
         loss = compiled(*arguments)
         arguments[-1][:] *= 1.01
         return loss
 
-    monkeypatch.setattr(kernels, "batch_gradients", off)
+    monkeypatch.setattr(kernels, "gradients", off)
     bad = checks.check(e.settings, p, e.seed(0))
     assert bad["gradient_error"] > 1e-6
     assert bad["finite_difference_error"] > 1e-5

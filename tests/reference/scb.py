@@ -7,7 +7,45 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from workflow.lib.papers.scb.problem import Problem
+
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def random_words(state: list[list[int]], count: int) -> list[int]:
+    """xoshiro256++ in plain integers: `count` words, one from each of the generators in turn."""
+    words = []
+    for index in range(count):
+        s = state[index % len(state)]
+        words.append((_rotated((s[0] + s[3]) % 2**64, 23) + s[0]) % 2**64)
+        shifted = (s[1] << 17) % 2**64
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= shifted
+        s[3] = _rotated(s[3], 45)
+    return words
+
+
+def _rotated(word: int, by: int) -> int:
+    return ((word << by) | (word >> (64 - by))) % 2**64
+
+
+def sample(words: Iterable[np.ndarray], problem: Problem) -> Batch:
+    """A batch from the random words of each sequence, by looking every number up in a cumulative distribution."""
+    batch = []
+    for drawn in words:
+        halves = drawn.view(np.uint16)[: problem.positions] / 2**16
+        cuts = np.round(np.cumsum(problem.stationary) * 2**16) / 2**16
+        tokens = np.searchsorted(cuts[:-1], halves, side="right")
+        uniform = (drawn[-16:-13] >> np.uint64(11)) * 2.0**-53
+        k = np.searchsorted(np.cumsum(problem.stationary)[:-1], uniform[0], side="right")
+        place = np.searchsorted(np.cumsum(problem.weights[k])[:-1], uniform[1], side="right")
+        following = np.cumsum(problem.transition[tokens[problem.support[k, place]]])
+        batch.append((tokens, k, np.searchsorted(following[:-1], uniform[2], side="right")))
+    tokens, queries, targets = zip(*batch, strict=True)
+    return np.array(tokens), np.array(queries), np.array(targets)
 
 
 def batch_loss(batch: Batch, A: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
@@ -44,7 +82,7 @@ def preconditioned(grad_A: np.ndarray, grad_V: np.ndarray, mu: np.ndarray) -> tu
 
 
 def proximal(A: np.ndarray, threshold: float) -> np.ndarray:
-    """Soft threshold column by column, then what is missing to a sum of 1 in equal shares on the non-zeros (all, if none)."""
+    """Soft threshold, then column by column what is missing to a sum of 1, in equal shares on non-zeros (or all)."""
     A = np.sign(A) * np.maximum(np.abs(A) - threshold, 0)
     for k in range(A.shape[1]):
         support = np.flatnonzero(A[:, k])

@@ -22,8 +22,6 @@ class Batches:
 
     def __init__(self, problem: Problem, batch_size: int, seed: Seed, purpose: str) -> None:
         """Start the stream of one (unstacked) problem."""
-        self.batch_size = batch_size
-        self._positions = problem.positions
         words = seed.sequence(purpose).generate_state(4 * kernels.LANES, np.uint64)
         self._source = (
             words.reshape(4, kernels.LANES),
@@ -34,13 +32,16 @@ class Batches:
             np.cumsum(problem.weights, axis=-1),
             np.cumsum(problem.transition, axis=-1),
         )
+        self._batch = (
+            np.empty((batch_size, problem.positions), np.uint8),
+            np.empty(batch_size, np.int64),
+            np.empty(batch_size, np.int64),
+        )
 
     def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The next batch: tokens (B, T), last tokens (B,) and next tokens (B,)."""
-        tokens = np.empty((self.batch_size, self._positions), np.uint8)
-        queries, targets = np.empty(self.batch_size, np.int64), np.empty(self.batch_size, np.int64)
-        kernels.draw_batch(*self._source, tokens, queries, targets)
-        return tokens, queries, targets
+        """The next batch: tokens (B, T), last tokens (B,) and next tokens (B,); the next call overwrites them."""
+        kernels.draw_batch(*self._source, *self._batch)
+        return self._batch
 
     def gradients(
         self, attention: np.ndarray, value: np.ndarray, attention_gradient: np.ndarray, value_gradient: np.ndarray
@@ -53,9 +54,7 @@ class Batches:
             attention_gradient: shape (N, T).
             value_gradient: shape (N, N).
         """
-        return kernels.batch_gradients(
-            *self._source, self.batch_size, attention, value, attention_gradient, value_gradient
-        )
+        return kernels.gradients(*self.draw(), attention, value, attention_gradient, value_gradient)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -161,14 +161,14 @@ class Trace:
     @classmethod
     def from_table(cls, table: pa.Table) -> Trace:
         """The trace of a table that holds one optimizer's runs."""
-        seeds = np.asarray(table["seed"])
-        trace = cls(sorted(set(seeds.tolist())))
-        row = {seed: i for i, seed in enumerate(trace.seeds)}
-        rows = np.array([row[s] for s in seeds.tolist()], dtype=np.int64)
+        seeds, rows = np.unique(np.asarray(table["seed"]), return_inverse=True)
+        trace = cls(seeds.tolist())
         steps, values = np.asarray(table["step"]), np.asarray(table["value"])
-        metrics = np.asarray(table["metric"].cast(pa.string()))
-        for metric in dict.fromkeys(metrics.tolist()):
-            mine = metrics == metric
+        encoded = table["metric"].cast(pa.string()).dictionary_encode().combine_chunks()
+        codes = np.asarray(encoded.indices)
+        # The entries of each metric, by one sort instead of a comparison of every row with every name.
+        parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+        for metric, mine in zip(encoded.dictionary.to_pylist(), parts, strict=True):
             at, columns = np.unique(steps[mine], return_inverse=True)
             array = np.full((len(trace.seeds), at.size), np.nan)
             array[rows[mine], columns] = values[mine]

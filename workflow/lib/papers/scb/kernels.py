@@ -11,6 +11,8 @@ Rows here are the paper's columns: `value[m]` is V's column m (after state m), `
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -36,6 +38,25 @@ def compiled(function: Function) -> Function:
         return cast(Function, numba.njit(function, cache=True, fastmath=loose))
     except RuntimeError:
         return cast(Function, numba.njit(function, fastmath=loose))
+
+
+def _without_scipy() -> None:
+    """Let numba load its matrix routines without scipy, whose import takes longer than a training here.
+
+    numba looks for scipy's BLAS when it loads them, and does without it where there is none; the loops below
+    multiply no matrices. Where scipy was imported before, nothing is spared and nothing changes.
+    """
+    blas = "scipy.linalg.cython_blas"
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules[blas] = None  # type: ignore[assignment]  (so that its import fails)
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[blas]
+
+
+_without_scipy()
 
 
 def cuts(distribution: np.ndarray) -> np.ndarray:

@@ -25,12 +25,17 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     Returns:
         Shape (runs,) if stacked, else ().
     """
-    runs = 1 if not stacked else None
-    flat = torch.cat([t.reshape(runs or t.shape[0], -1) for t in tensors], dim=1)
-    largest = flat.abs().amax(dim=1, keepdim=True)
-    safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-    norm = torch.linalg.vector_norm(flat / safe, dim=1) * safe[:, 0]
+    rows = [t.reshape(t.shape[0] if stacked else 1, -1) for t in tensors]
+    flat = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+    largest = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True)
+    scale = at_least_tiny(largest)
+    norm = (torch.linalg.vector_norm(flat / scale, dim=1, keepdim=True) * scale).squeeze(1)
     return norm if stacked else norm[0]
+
+
+def at_least_tiny(norm: torch.Tensor) -> torch.Tensor:
+    """A norm to divide by: 0 becomes the smallest normal number, so that a zero gradient gives a zero step."""
+    return norm.clamp_min(torch.finfo(norm.dtype).smallest_normal)
 
 
 def per_run(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

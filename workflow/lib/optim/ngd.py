@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import gradients, joint_norm, per_run
+from workflow.lib.optim._norms import at_least_tiny, gradients, joint_norm, per_run
 from workflow.lib.settings import NonNegative, Positive
 
 
@@ -49,11 +49,9 @@ class NGD(torch.optim.Optimizer):
         for group in self.param_groups:
             moving = gradients(group)
             if moving:
-                norm = joint_norm([p.grad for p in moving], group["stacked"])
+                norm = at_least_tiny(joint_norm([p.grad for p in moving], group["stacked"]))
                 size = group["step_size"] * (group["steps_taken"] + 1) ** -group["decay"]
                 for p in moving:
-                    divisor = per_run(norm, p.grad)
-                    # Divide first: size / norm overflows for gradients near the smallest numbers.
-                    p.sub_(torch.where(divisor > 0, p.grad / divisor, 0.0), alpha=size)
+                    p.addcdiv_(p.grad, per_run(norm, p.grad), value=-size)
             group["steps_taken"] += 1
         return loss

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import at_least_tiny, gradients, joint_norm, per_run
+from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
 
@@ -55,7 +55,7 @@ class LedNGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moving = [(p, p.grad, group) for group in self.param_groups for p in gradients(group) if p.grad is not None]
+        moving = [(p, grad, group) for group in self.param_groups for p, grad in with_gradients(group)]
         if moving:
             leader, lead, group = moving[-1]
             norm = at_least_tiny(joint_norm([lead], group["stacked"]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import at_least_tiny, gradients, joint_norm, per_run
+from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
 
@@ -47,11 +47,11 @@ class NGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moving = gradients(group)
+            moving = with_gradients(group)
             if moving:
-                norm = at_least_tiny(joint_norm([p.grad for p in moving], group["stacked"]))
+                norm = at_least_tiny(joint_norm([gradient for _, gradient in moving], group["stacked"]))
                 size = group["step_size"] * (group["steps_taken"] + 1) ** -group["decay"]
-                for p in moving:
-                    p.addcdiv_(p.grad, per_run(norm, p.grad), value=-size)
+                for p, gradient in moving:
+                    p.addcdiv_(gradient, per_run(norm, gradient), value=-size)
             group["steps_taken"] += 1
         return loss

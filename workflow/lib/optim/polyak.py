@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import at_least_tiny, gradients, joint_norm, per_run
+from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, with_gradients
 from workflow.lib.settings import Positive
 
 
@@ -44,12 +44,11 @@ class Polyak(torch.optim.Optimizer):
             raise ValueError("polyak: step() needs a closure that returns f(w) - f*")
         with torch.enable_grad():
             gap = closure()
-        moving = [p for group in self.param_groups for p in gradients(group)]
+        moving = [pair for group in self.param_groups for pair in with_gradients(group)]
         if moving:
             first = self.param_groups[0]
-            grads = [p.grad for p in moving if p.grad is not None]
-            norm = at_least_tiny(joint_norm(grads, first["stacked"]))
+            norm = at_least_tiny(joint_norm([grad for _, grad in moving], first["stacked"]))
             size = torch.as_tensor(gap, dtype=norm.dtype, device=norm.device) / (first["factor"] * norm)
-            for p, grad in zip(moving, grads, strict=True):
+            for p, grad in moving:
                 p.sub_(per_run(size, grad) * (grad / per_run(norm, grad)))
         return gap

@@ -12,7 +12,7 @@ from workflow.lib.papers import Measured
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.settings import Sequences
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Curve, Metrics
 
 CLAIMS: Registry[Measured] = Registry()
 
@@ -54,31 +54,31 @@ def solvers_agree(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 
 
 def _norm_slope(experiment: str, optimizer: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return rates.line(metrics.curve(experiment, "norm_w", optimizer), rates.NORM[optimizer])[0]
+    return rates.power(metrics.curve(experiment, "norm_w", optimizer), rates.NORM[optimizer])
 
 
 def _norm_per_fold(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    growth = rates.slope_per_fold(metrics.curve(experiment, "norm_w", "gd"), rates.NORM["gd"])
+    growth = metrics.curve(experiment, "norm_w", "gd").slope(*rates.NORM["gd"], log_steps=True)
     return growth / metrics.value(experiment, "margin_norm")
 
 
 def _ngd_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    slopes, _ = rates.slope_on_steps(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
+    slopes = rates.exponential(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
     step_size = experiments[experiment].optimizers["ngd"].hyperparameters["step_size"]
     return slopes * metrics.value(experiment, "margin_norm") / step_size
 
 
 def _ngd_straight(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return rates.slope_on_steps(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])[1]
+    return rates.straightness(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
 
 
 def _polyak_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    slopes, _ = rates.slope_on_steps(metrics.curve(experiment, "distraction", "polyak"), rates.ATTENTION["polyak"])
+    slopes = rates.exponential(metrics.curve(experiment, "distraction", "polyak"), rates.ATTENTION["polyak"])
     return slopes * experiments[experiment].optimizers["polyak"].hyperparameters["factor"] / 2
 
 
 def _gd_attention_slope(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return rates.line(metrics.curve(experiment, "distraction", "gd"), rates.ATTENTION["gd"])[0]
+    return rates.power(metrics.curve(experiment, "distraction", "gd"), rates.ATTENTION["gd"])
 
 
 def _late_law(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
@@ -111,7 +111,7 @@ def _final_misalignment(experiment: str, metrics: Metrics, experiments: Experime
 
 
 def _ngd_alignment_slope(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return rates.line(metrics.curve(experiment, "misalignment_w", "ngd"), rates.ALIGNMENT["ngd"])[0]
+    return rates.power(metrics.curve(experiment, "misalignment_w", "ngd"), rates.ALIGNMENT["ngd"])
 
 
 def _least_gap(experiment: str, metrics: Metrics, experiments: Experiments) -> float:
@@ -143,19 +143,20 @@ for _figure, _name in _FIXED.items():
 @CLAIMS("ib.fig5.loss_stretched_exp")
 def stretched_exponent(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The power of t with which -log L grows."""
-    return rates.line(metrics.curve("joint", "gap", "ngd"), rates.JOINT, y=lambda loss: np.log(-np.log(loss)))[0]
+    loss = metrics.curve("joint", "gap", "ngd")
+    return rates.power(Curve(loss.seeds, loss.steps, -np.log(loss.values)), rates.JOINT)
 
 
 @CLAIMS("ib.fig5.w_norm_log")
 def joint_norm_w(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The power of t with which ||W|| grows."""
-    return rates.line(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT)[0]
+    return rates.power(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT)
 
 
 @CLAIMS("ib.fig5.u_norm_power")
 def joint_norm_u(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The power of t with which ||u|| grows."""
-    return rates.line(metrics.curve("joint", "norm_u", "ngd"), rates.JOINT)[0]
+    return rates.power(metrics.curve("joint", "norm_u", "ngd"), rates.JOINT)
 
 
 @CLAIMS("ib.fig5.align_both")

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workflow.lib.experiments import Experiment
 from workflow.lib.papers import Draw, Drawing
-from workflow.lib.papers.ib.synthetic import rates
+from workflow.lib.papers.ib.synthetic import claims, rates
 from workflow.lib.papers.ib.synthetic.settings import Sequences
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
 from workflow.lib.registry import Registry
@@ -133,7 +133,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
     for optimizer in panels.optimizers:
         if optimizer in rates.NORM:
             curve = metrics.curve(experiment, "norm_w", optimizer)
-            slopes[optimizer] = float(rates.line(curve, rates.NORM[optimizer])[0].mean())
+            slopes[optimizer] = float(rates.power(curve, rates.NORM[optimizer]).mean())
     _fitted(norm, slopes, "slope at the end", 0.03, 0.96)
 
     for ax, panel, metric, name in (
@@ -165,7 +165,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
     for optimizer in panels.optimizers:
         if optimizer in rates.ALIGNMENT:
             curve = metrics.curve(experiment, "misalignment_w", optimizer)
-            turning[optimizer] = float(rates.line(curve, rates.ALIGNMENT[optimizer])[0].mean())
+            turning[optimizer] = float(rates.power(curve, rates.ALIGNMENT[optimizer]).mean())
     _fitted(angle, turning, "slope at the end", 0.03, 0.40)
 
     for ax in sheet.panels.ravel():
@@ -234,7 +234,7 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
     panels.draw(norm, "norm of u", "norm_u", linestyle="--", label=None)
     norm.set(title="norms of $W$ and $u$", ylabel="norm", xscale="log", yscale="log")
     fits = {
-        name: float(rates.line(metrics.curve("joint", f"norm_{name}", "ngd"), rates.JOINT)[0].mean()) for name in "wu"
+        name: float(rates.power(metrics.curve("joint", f"norm_{name}", "ngd"), rates.JOINT).mean()) for name in "wu"
     }
     norm.text(
         0.03, 0.96, f"NGD, slopes from $t = 300$\n$\\|u\\|$: {fits['u']:.2f}   $\\|W\\|$: {fits['w']:.2f}",
@@ -260,7 +260,7 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
         ax.set_xlabel("iteration $t$" + (" (axis: cube root)" if ax is loss else ""))
     letter(sheet.panels)
     _legend_above(sheet, loss, 2)
-    power = rates.line(metrics.curve("joint", "gap", "ngd"), rates.JOINT, y=lambda value: np.log(-np.log(value)))[0]
+    power = claims.stretched_exponent(metrics, experiments)
     facts = {
         "seeds": len(power),
         "power": f"{power.mean():.2f}",
@@ -301,7 +301,7 @@ def joint_rules(metrics: Metrics, experiments: Experiments) -> Drawing:
     rows = []
     for optimizer in panels.optimizers:
         powers = [
-            float(rates.line(metrics.curve("joint", metric, optimizer), rates.JOINT)[0].mean())
+            float(rates.power(metrics.curve("joint", metric, optimizer), rates.JOINT).mean())
             for metric in ("norm_w", "norm_u", "misalignment_w")
         ]
         end = _middle(metrics.curve("joint", "gap", optimizer).values)[-1]
@@ -359,7 +359,7 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
             middle = _middle(part.values)
             law = middle[0] * np.exp(-rate * (part.steps - part.steps[0]))
             sheet.line(exponential, f"{experiment}: exponential", f"law for {optimizer}", part.steps, law, **_LAW)
-            slope = rates.slope_on_steps(curve, rates.ATTENTION[optimizer])[0].mean()
+            slope = rates.exponential(curve, rates.ATTENTION[optimizer]).mean()
             measured.setdefault(experiment, {})[optimizer] = float(-slope / rate)
         exponential.set(title=title, yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from workflow.lib.runs import Curve
@@ -14,43 +12,28 @@ Window = tuple[float, float]
 NORM: dict[str, Window] = {"gd": (1000, 4000), "ngd": (50, 1000), "polyak": (50, 560)}
 ATTENTION: dict[str, Window] = {"gd": (1000, 4000), "ngd": (100, 1000), "polyak": (100, 560)}
 LAW: dict[str, Window] = {"gd": (1000, np.inf), "ngd": (100, np.inf), "polyak": (100, np.inf)}
-ALIGNMENT: dict[str, Window] = {"gd": (1000, 4000), "ngd": (50, 1000), "polyak": (50, 560)}
+ALIGNMENT: dict[str, Window] = NORM
 JOINT: Window = (300, np.inf)
 
 
-def _same(values: np.ndarray) -> np.ndarray:
-    return values
+def power(curve: Curve, window: Window) -> np.ndarray:
+    """The power of t with which a metric grows: the slope in log-log axes, shape (seeds,)."""
+    return curve.slope(*_covered(curve, window), log_steps=True, log_values=True)
 
 
-def line(
-    curve: Curve,
-    window: Window,
-    x: Callable[[np.ndarray], np.ndarray] = np.log,
-    y: Callable[[np.ndarray], np.ndarray] = np.log,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares lines y(values) = slope x(steps) + c inside a window.
-
-    Returns:
-        Slopes and coefficients of determination R^2, both of shape (seeds,); NaN for a run that ended before or
-        was not finite.
-    """
-    part = curve.window(*window)
-    if part.steps.size < 3:
-        nothing = np.full(len(curve.seeds), np.nan)
-        return nothing, nothing
-    with np.errstate(invalid="ignore", divide="ignore"):
-        across, up = x(part.steps.astype(float)), y(part.values)
-    across, up = across - across.mean(), up - up.mean(axis=1, keepdims=True)
-    slopes = up @ across / (across @ across)
-    rest = up - slopes[:, None] * across
-    return slopes, 1 - (rest**2).sum(axis=1) / (up**2).sum(axis=1)
+def exponential(curve: Curve, window: Window) -> np.ndarray:
+    """The rate c of exp(c t): the slope of the logarithm on t, shape (seeds,)."""
+    return curve.slope(*_covered(curve, window), log_values=True)
 
 
-def slope_on_steps(curve: Curve, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of log(values) on the steps themselves, and R^2: exponential rates."""
-    return line(curve, window, x=_same)
+def straightness(curve: Curve, window: Window) -> np.ndarray:
+    """R^2 of the fit of `exponential`, shape (seeds,)."""
+    part = curve.window(*_covered(curve, window))
+    steps, logs = part.steps - part.steps.mean(), np.log(part.values)
+    logs = logs - logs.mean(axis=1, keepdims=True)
+    return np.asarray((logs @ steps) ** 2 / (steps @ steps) / (logs**2).sum(axis=1))
 
 
-def slope_per_fold(curve: Curve, window: Window) -> np.ndarray:
-    """Slopes of the values on log(steps): logarithmic growth."""
-    return line(curve, window, y=_same)[0]
+def _covered(curve: Curve, window: Window) -> Window:
+    """The window, or for runs too short for it (a user's choice) the later half of their steps."""
+    return window if (curve.steps >= window[0]).sum() >= 3 else (curve.steps[-1] / 2, np.inf)

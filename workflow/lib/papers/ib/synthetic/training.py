@@ -61,10 +61,7 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     trace = Trace(data)
     parameters: Arrays = {}
     for prefix, block in _by_variant(metrics, prefixes).items():
-        for name, values in block.items():
-            trace.record(f"{prefix}{name}", steps, values)
-        lost = ~np.isfinite(block["gap"])
-        trace.record(f"{prefix}diverged_at", 0, np.where(lost.any(axis=1), steps[lost.argmax(axis=1)], np.nan))
+        trace.record_run(block, steps, prefix)
     for prefix, block in _by_variant({"gradient_error": errors}, prefixes).items():
         trace.record(f"{prefix}gradient_error", 0, block["gradient_error"])
     for prefix, block in _by_variant({**snapshots, "outside": outside}, prefixes).items():

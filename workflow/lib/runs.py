@@ -236,6 +236,11 @@ class Metrics:
             raise UserError(f"experiment {experiment!r}: {unknown('optimizer', optimizer, traces)}")
         return traces[optimizer][metric]
 
+    def has(self, experiment: str, metric: str, optimizer: str = DATA) -> bool:
+        """Whether a metric was recorded, as `diverged_at` is only for runs that diverged."""
+        traces = self._traces(experiment)
+        return optimizer in traces and metric in traces[optimizer]
+
     def value(self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None) -> np.ndarray:
         """The values of all seeds at one step (the last one when not said), shape (seeds,)."""
         curve = self.curve(experiment, metric, optimizer)

@@ -40,7 +40,7 @@ NAMES = {
 }
 _LAW = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 _ALIGNMENT = "\\mathrm{corr}(W, W_{\\mathrm{mm}})"
-_DECADES = (0.9, 0.1, 1e-2, 1e-3, 1e-5, 1e-10, 1e-20, 1e-50, 1e-100, 1e-200, 1e-300)
+_DECADES = (0.9, 0.5, 0.1, 1e-2, 1e-3, 1e-5, 1e-10, 1e-20, 1e-50, 1e-100, 1e-200, 1e-300)
 
 
 def decades(ax: Axes) -> None:
@@ -58,18 +58,22 @@ def decades(ax: Axes) -> None:
     ax.yaxis.set_major_locator(FixedLocator([y for y in _DECADES if y >= low / 10 or y >= 1e-3]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y > 0.05 else f"$10^{{{np.log10(y):.0f}}}$"))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(max(low / 10, 1e-320), min(high * 1.05, 1.0))
+    ax.set_ylim(max(low**1.15, 1e-320), min(high**0.8, 1.0))
 
 
 def cube_root(ax: Axes, ticks: Sequence[float]) -> None:
     """Scale x like t^(1/3), where exp(-c t^(1/3)) is straight on a log axis."""
+    last = ax.dataLim.xmax
     ax.set_xscale("function", functions=(np.cbrt, lambda x: x**3))
-    ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    ax.xaxis.set_major_locator(FixedLocator([t for t in ticks if t <= last]))
+    ax.set_xlim(0, last)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
 def _started(curve: Curve) -> Curve:
-    return curve.window(1, np.inf)  # step 0 has no place on a log axis
+    """What has a place on log axes: steps from 1, values above 0 (W is still 0 where u moves first)."""
+    part = curve.window(1, np.inf)
+    return Curve(part.seeds, part.steps, np.where(part.values > 0, part.values, np.nan))
 
 
 class _Panels:
@@ -91,11 +95,9 @@ class _Panels:
         """Say in a panel which runs left the finite numbers; their count."""
         lost = {}
         for optimizer in self.optimizers:
-            try:
+            if self.metrics.has(self.experiment, "diverged_at", optimizer):
                 steps = self.metrics.value(self.experiment, "diverged_at", optimizer)
-            except KeyError:
-                continue
-            lost[NAMES.get(optimizer, optimizer)] = (len(steps), int(np.nanmin(steps)))
+                lost[NAMES.get(optimizer, optimizer)] = (np.isfinite(steps).sum(), int(np.nanmin(steps)))
         if lost:
             text = "\n".join(f"{name}: {count} runs diverged, the first by step {step}" for name, (count, step) in lost.items())
             ax.text(0.03, 0.05, text, transform=ax.transAxes, color="crimson", fontsize=7)
@@ -124,7 +126,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
 
     panels.draw(gap, "gap", "gap")
     decades(gap)
-    gap.set(title="distance to the floor, $L - L^\\star$", ylabel="$L - L^\\star$")
+    gap.set(title="distance to the floor, $L - L^*$", ylabel="$L - L^*$")
     panels.mark_divergence(gap)
 
     panels.draw(norm, "norm", "norm_w")
@@ -134,7 +136,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
         if optimizer in rates.NORM:
             curve = metrics.curve(experiment, "norm_w", optimizer)
             slopes[optimizer] = float(rates.power(curve, rates.NORM[optimizer]).mean())
-    _fitted(norm, slopes, "slope at the end", 0.03, 0.96)
+    _fitted(norm, slopes, "slope at the end", 0.62, 0.42)
 
     for ax, panel, metric, name in (
         (attention, "attention", "distraction", "attention on the optimal token"),
@@ -144,9 +146,9 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
             curve = panels.curve(metric, optimizer)
             whole = Curve(curve.seeds, curve.steps, 1 - curve.values)
             sheet.band(ax, panel, optimizer, whole, color=COLOURS.get(optimizer))
-        ax.set(title=name, ylim=(None, 1.02))
+        ax.set_title(name)
     attention.set(ylabel="mean $p_{\\mathrm{opt}}$", ylim=(0, 1.02))
-    corr.set(ylabel=f"${_ALIGNMENT}$")
+    corr.set(ylabel=f"${_ALIGNMENT}$", ylim=(None, 1.001))
 
     panels.draw(distraction, "distraction", "distraction")
     for optimizer in panels.optimizers:
@@ -225,9 +227,8 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
     panels = _Panels(metrics, "joint", sheet, [o for o in ("ngd", "gd") if o in metrics.optimizers("joint")])
 
     panels.draw(loss, "loss", "gap")
-    last = max(panels.curve("gap", o).steps[-1] for o in panels.optimizers)
     loss.set(title="loss; a straight line is $\\exp(-c\\,t^{1/3})$", ylabel="$L$", yscale="log")
-    cube_root(loss, [t for t in (1, 100, 1000, 5000, 10000, 20000) if t <= last])
+    cube_root(loss, (1, 100, 1000, 5000, 10000, 20000))
     panels.mark_divergence(loss)
 
     panels.draw(norm, "norm of W", "norm_w", label=None)
@@ -324,12 +325,12 @@ def variants(metrics: Metrics, experiments: Experiments) -> Drawing:
         panels.draw(gap, f"gap, {name}", f"{prefix}gap")
         panels.draw(angle, f"misalignment, {name}", f"{prefix}misalignment_w")
         gap.set_title(name.replace("_", " "))
-        angle.set(xscale="log", yscale="log", xlim=(1, None), xlabel="iteration $t$")
+        angle.set(title=gap.get_title(), xscale="log", yscale="log", xlim=(1, None), xlabel="iteration $t$")
     for ax in sheet.panels[0]:
         decades(ax)
-    lows, highs = zip(*(ax.dataLim.intervaly for ax in sheet.panels[0]), strict=True)
-    sheet.panels[0, 0].set_ylim(min(lows) / 10, min(max(highs) * 1.05, 1.0))
-    sheet.panels[0, 0].set_ylabel("$L - L^\\star$")
+    limits = np.array([ax.get_ylim() for ax in sheet.panels[0]])
+    sheet.panels[0, 0].set_ylim(limits[:, 0].min(), limits[:, 1].max())
+    sheet.panels[0, 0].set_ylabel("$L - L^*$")
     sheet.panels[1, 0].set_ylabel(f"$1 - {_ALIGNMENT}$")
     letter(sheet.panels)
     _legend_above(sheet, sheet.panels[0, 0], len(panels.optimizers))
@@ -339,10 +340,10 @@ def variants(metrics: Metrics, experiments: Experiments) -> Drawing:
 @FIGURES("extra_rates")
 def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
     """Sparsification and alignment against the laws, on axes on which the laws are straight."""
-    names = {"orthogonal": "orthogonal signals", "antipodal": "antipodal signals"}
     sheet = Sheet(2, 3, size=(10.5, 5.9))
     measured: dict[str, dict[str, float]] = {}
-    for row, (experiment, title) in zip(sheet.panels, names.items(), strict=True):
+    for row, experiment in zip(sheet.panels, ("orthogonal", "antipodal"), strict=True):
+        title = f"{experiment} signals"
         panels = _Panels(metrics, experiment, sheet)
         hyperparameters = {name: o.hyperparameters for name, o in experiments[experiment].optimizers.items()}
         margin_norm = metrics.value(experiment, "margin_norm").mean()
@@ -361,14 +362,17 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
             sheet.line(exponential, f"{experiment}: exponential", f"law for {optimizer}", part.steps, law, **_LAW)
             slope = rates.exponential(curve, rates.ATTENTION[optimizer]).mean()
             measured.setdefault(experiment, {})[optimizer] = float(-slope / rate)
-        exponential.set(title=title, yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
+        exponential.set(title=f"{title}: $e^{{-ct}}$", yscale="log", xlabel="iteration $t$")
+        exponential.set(ylabel="$1 - p_{\\mathrm{opt}}$", ylim=(None, 1e10))
+        exponential.yaxis.set_major_locator(FixedLocator([10.0**-e for e in range(0, 301, 50)]))
+        exponential.yaxis.set_minor_locator(NullLocator())
 
         gd = _started(metrics.curve(experiment, "distraction", "gd"))
         sheet.band(power, f"{experiment}: power", "gd", gd, geometric=True, color=COLOURS["gd"], label=NAMES["gd"])
         late = gd.window(300, np.inf)
         law = _middle(late.values)[-1] * late.steps[-1] / late.steps
         sheet.line(power, f"{experiment}: power", "law for gd", late.steps, law, **_LAW)
-        power.set(title=title, xscale="log", yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
+        power.set(title=f"{title}: power of $t$", xscale="log", yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
         power.annotate("$1/t$", (late.steps[0], law[0]), (4, 4), textcoords="offset points", fontsize=9)
 
         panels.draw(angle, f"{experiment}: misalignment", "misalignment_w")
@@ -376,7 +380,8 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
         bound = _middle(ngd.values)[0] * (ngd.steps / ngd.steps[0]) ** -0.75
         sheet.line(angle, f"{experiment}: misalignment", "bound", ngd.steps, bound, **_LAW)
         angle.annotate("$t^{-3/4}$", (ngd.steps[-1], bound[-1]), (4, 4), textcoords="offset points", fontsize=9)
-        angle.set(title=title, xscale="log", yscale="log", xlabel="iteration $t$", ylabel=f"$1 - {_ALIGNMENT}$")
+        angle.set(title=f"{title}: misalignment", ylabel=f"$1 - {_ALIGNMENT}$")
+        angle.set(xscale="log", yscale="log", xlabel="iteration $t$")
     letter(sheet.panels)
     _legend_above(sheet, sheet.panels[0, 2], 3)
     return Drawing(sheet.figure, sheet.table, {"measured": measured})

@@ -100,8 +100,8 @@ def _solve(span: KeyQuerySpan, seed: int) -> MaxMargin:
 
 def _gap_error(trace: Trace, prefix: str, floors: np.ndarray) -> np.ndarray:
     gap, difference = trace[f"{prefix}gap"].values, trace[f"{prefix}loss"].values - floors
-    errors = np.where(difference > 1e-3, np.abs(gap - difference) / difference, 0.0)
-    return errors.max(axis=1)  # type: ignore[no-any-return]
+    errors = np.abs(gap - difference) / np.maximum(difference, 1e-3)
+    return np.where(difference > 1e-3, errors, 0.0).max(axis=1)  # type: ignore[no-any-return]
 
 
 def _distinct(constraints: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ NAMES = {
 }
 _LAW = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 _ALIGNMENT = "\\mathrm{corr}(W, W_{\\mathrm{mm}})"
-_DECADES = (0.9, 0.5, 0.1, 1e-2, 1e-3, 1e-5, 1e-10, 1e-20, 1e-50, 1e-100, 1e-200, 1e-300)
+_DECADES = (0.5, 0.1, 1e-2, 1e-3, 1e-5, 1e-10, 1e-20, 1e-50, 1e-100, 1e-200, 1e-300)
 
 
 def decades(ax: Axes) -> None:
@@ -373,7 +373,7 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
         law = _middle(late.values)[-1] * late.steps[-1] / late.steps
         sheet.line(power, f"{experiment}: power", "law for gd", late.steps, law, **_LAW)
         power.set(title=f"{title}: power of $t$", xscale="log", yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
-        power.annotate("$1/t$", (late.steps[0], law[0]), (4, 4), textcoords="offset points", fontsize=9)
+        power.annotate("$1/t$", (late.steps[0], law[0]), (-12, -12), textcoords="offset points", fontsize=9)
 
         panels.draw(angle, f"{experiment}: misalignment", "misalignment_w")
         ngd = metrics.curve(experiment, "misalignment_w", "ngd").window(*rates.ALIGNMENT["ngd"])

@@ -86,18 +86,8 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 def build(name: str, parameters: Any, **hyperparameters: Any) -> torch.optim.Optimizer:
     """Make an optimizer by name, as `build("ngd", [w], step_size=0.1, stacked=True)`."""
-    found = optimizer_class(name)
-    _leave_out_the_compiler()
-    return found(parameters, **hyperparameters)
+    from workflow.lib.optim._quick_start import trim
 
-
-def _leave_out_the_compiler() -> None:
-    """Spare every job 1 s of CPU time.
-
-    torch imports its whole compiler when the first optimizer is made, only to exempt `add_param_group` from
-    compilation; nothing is compiled here, so the undecorated method does the same.
-    """
-    import torch
-
-    decorated = torch.optim.Optimizer.add_param_group
-    torch.optim.Optimizer.add_param_group = getattr(decorated, "__wrapped__", decorated)  # type: ignore[method-assign]
+    rule = optimizer_class(name)
+    trim(rule)
+    return rule(parameters, **hyperparameters)

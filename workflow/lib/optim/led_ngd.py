@@ -44,9 +44,9 @@ class LedNGD(torch.optim.Optimizer):
         for name, value in (("decay", decay), ("other_decay", other_decay)):
             if not value >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, found {value}")
-        defaults = {"step_size": step_size, "decay": decay, "stacked": stacked}
-        super().__init__(params, {**defaults, "other_step_size": other_step_size, "other_decay": other_decay})
-        self._steps_taken = 0
+        leading = {"step_size": step_size, "decay": decay}
+        others = {"other_step_size": other_step_size, "other_decay": other_decay}
+        super().__init__(params, {**leading, **others, "stacked": stacked, "steps_taken": 0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -61,7 +61,8 @@ class LedNGD(torch.optim.Optimizer):
             norm = at_least_tiny(joint_norm([lead], group["stacked"]))
             for p, grad, group in moving:
                 own = "" if p is leader else "other_"
-                size = group[f"{own}step_size"] * (self._steps_taken + 1) ** -group[f"{own}decay"]
+                size = group[f"{own}step_size"] * (group["steps_taken"] + 1) ** -group[f"{own}decay"]
                 p.addcdiv_(grad, per_run(norm, grad), value=-size)
-        self._steps_taken += 1
+        for group in self.param_groups:
+            group["steps_taken"] += 1
         return loss

@@ -12,7 +12,7 @@ from workflow.lib.papers import Measured
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.settings import Sequences
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 CLAIMS: Registry[Measured] = Registry()
 
@@ -113,8 +113,8 @@ def _late_law(experiment: str, metrics: Metrics, experiments: Experiments) -> np
     margin_norm = metrics.value(experiment, "margin_norm")[:, None]
     factors = []
     for optimizer, window in rates.LAW.items():
-        norm = metrics.curve(experiment, "norm_w", optimizer).window(*window).values
-        distraction = metrics.curve(experiment, "distraction", optimizer).window(*window).values
+        norm = rates.inside(metrics.curve(experiment, "norm_w", optimizer), window).values
+        distraction = rates.inside(metrics.curve(experiment, "distraction", optimizer), window).values
         factors.append(np.exp(np.abs(np.log(distraction / (settings.tokens - 1)) + norm / margin_norm).max(axis=1)))
     return np.max(factors, axis=0)  # type: ignore[no-any-return]
 
@@ -127,7 +127,9 @@ def below_gd(experiment: str, metric: str, metrics: Metrics, experiments: Experi
         fast = metrics.curve(experiment, metric, optimizer)
         steps, i, j = np.intersect1d(fast.steps, slow.steps, return_indices=True)
         late = steps >= _ORDERED_FROM
-        held &= (fast.values[:, i[late]] < slow.values[:, j[late]]).all(axis=1) & late.any()
+        if not late.any():
+            raise NotRecordedError(f"the runs of gd and {optimizer} share no step from {_ORDERED_FROM} on")
+        held &= (fast.values[:, i[late]] < slow.values[:, j[late]]).all(axis=1)
     return held.astype(float)
 
 
@@ -201,8 +203,7 @@ def _all_variants(metric: str, metrics: Metrics, experiments: Experiments) -> np
     settings = experiments["variants"].settings
     assert isinstance(settings, Sequences)
     held = [
-        metrics.value("variants", f"{prefix}{metric}", optimizer)
-        < metrics.value("variants", f"{prefix}{metric}", "gd")
+        metrics.value("variants", f"{prefix}{metric}", optimizer) < metrics.value("variants", f"{prefix}{metric}", "gd")
         for prefix in settings.variants()
         for optimizer in _FAST
     ]

@@ -57,8 +57,8 @@ def sequences(settings: Sequences, seed: Seed) -> Arrays:
     rivals = np.where(np.arange(T) == optimal[:, None], -np.inf, scores).max(axis=1)
     if not (best > rivals).all():
         raise UserError(
-            f"seed {seed.number}: in {(best <= rivals).sum()} of {n} sequences a noise token scores at least as high as "
-            f"the signal. Take a larger signal_norm (found {settings.signal_norm:g}) or a smaller noise_norm "
+            f"seed {seed.number}: in {(best <= rivals).sum()} of {n} sequences a noise token scores at least as high "
+            f"as the signal. Take a larger signal_norm (found {settings.signal_norm:g}) or a smaller noise_norm "
             f"(found {settings.noise_norm:g})."
         )
     return {"tokens": tokens, "labels": labels, "optimal": optimal, "query": query, "decoder": decoder}
@@ -66,4 +66,4 @@ def sequences(settings: Sequences, seed: Seed) -> Arrays:
 
 def _places(place: Place, drawn: np.ndarray) -> np.ndarray:
     """Places counted from 0: those drawn, or one and the same."""
-    return drawn if place == "random" else np.full_like(drawn, cast(int, place) - 1)
+    return drawn if place == "random" else np.full_like(drawn, place - 1)

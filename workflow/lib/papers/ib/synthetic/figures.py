@@ -12,11 +12,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workflow.lib.experiments import Experiment
 from workflow.lib.papers import Draw, Drawing
-from workflow.lib.papers.ib.synthetic import claims, rates
+from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.settings import Sequences
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
@@ -91,6 +91,14 @@ class _Panels:
             look = {"color": COLOURS.get(optimizer), "label": NAMES.get(optimizer, optimizer), **style}
             self.sheet.band(ax, panel, optimizer, self.curve(metric, optimizer), geometric=geometric, **look)
 
+    def powers(self, metric: str, windows: Mapping[str, rates.Window]) -> dict[str, float]:
+        """Fitted powers of t, mean over seeds, of the optimizers that have a window."""
+        return {
+            optimizer: _fit(self.metrics.curve(self.experiment, metric, optimizer), windows[optimizer])
+            for optimizer in self.optimizers
+            if optimizer in windows
+        }
+
     def mark_divergence(self, ax: Axes) -> int:
         """Say in a panel which runs left the finite numbers; their count."""
         lost = {}
@@ -99,9 +107,19 @@ class _Panels:
                 steps = self.metrics.value(self.experiment, "diverged_at", optimizer)
                 lost[NAMES.get(optimizer, optimizer)] = (np.isfinite(steps).sum(), int(np.nanmin(steps)))
         if lost:
-            text = "\n".join(f"{name}: {count} runs diverged, the first by step {step}" for name, (count, step) in lost.items())
+            text = "\n".join(
+                f"{name}: {count} runs diverged, the first by step {step}" for name, (count, step) in lost.items()
+            )
             ax.text(0.03, 0.05, text, transform=ax.transAxes, color="crimson", fontsize=7)
         return sum(count for count, _ in lost.values())
+
+
+def _fit(curve: Curve, window: rates.Window) -> float:
+    """The fitted power of t, mean over seeds; NaN for runs that a user made too short for the window."""
+    try:
+        return float(rates.power(curve, window).mean())
+    except NotRecordedError:
+        return float("nan")
 
 
 def _middle(values: np.ndarray) -> np.ndarray:
@@ -131,11 +149,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
 
     panels.draw(norm, "norm", "norm_w")
     norm.set(title="norm of the key-query matrix", ylabel="$\\|W\\|_F$", yscale="log")
-    slopes = {}
-    for optimizer in panels.optimizers:
-        if optimizer in rates.NORM:
-            curve = metrics.curve(experiment, "norm_w", optimizer)
-            slopes[optimizer] = float(rates.power(curve, rates.NORM[optimizer]).mean())
+    slopes = panels.powers("norm_w", rates.NORM)
     _fitted(norm, slopes, "slope at the end", 0.62, 0.42)
 
     for ax, panel, metric, name in (
@@ -163,11 +177,7 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
 
     panels.draw(angle, "misalignment", "misalignment_w")
     angle.set(title=f"misalignment, $1 - {_ALIGNMENT}$", ylabel=f"$1 - {_ALIGNMENT}$", yscale="log")
-    turning = {}
-    for optimizer in panels.optimizers:
-        if optimizer in rates.ALIGNMENT:
-            curve = metrics.curve(experiment, "misalignment_w", optimizer)
-            turning[optimizer] = float(rates.power(curve, rates.ALIGNMENT[optimizer]).mean())
+    turning = panels.powers("misalignment_w", rates.ALIGNMENT)
     _fitted(angle, turning, "slope at the end", 0.03, 0.40)
 
     for ax in sheet.panels.ravel():
@@ -234,9 +244,7 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
     panels.draw(norm, "norm of W", "norm_w", label=None)
     panels.draw(norm, "norm of u", "norm_u", linestyle="--", label=None)
     norm.set(title="norms of $W$ and $u$", ylabel="norm", xscale="log", yscale="log")
-    fits = {
-        name: float(rates.power(metrics.curve("joint", f"norm_{name}", "ngd"), rates.JOINT).mean()) for name in "wu"
-    }
+    fits = {name: _fit(metrics.curve("joint", f"norm_{name}", "ngd"), rates.JOINT) for name in "wu"}
     norm.text(
         0.03, 0.96, f"NGD, slopes from $t = 300$\n$\\|u\\|$: {fits['u']:.2f}   $\\|W\\|$: {fits['w']:.2f}",
         transform=norm.transAxes, fontsize=8, va="top", color=COLOURS["ngd"],
@@ -246,7 +254,9 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
         curve = panels.curve("distraction", optimizer)
         whole = Curve(curve.seeds, curve.steps, 1 - curve.values)
         sheet.band(attention, "attention", optimizer, whole, color=COLOURS[optimizer])
-    attention.set(title="attention on the optimal token", ylabel="mean $p_{\\mathrm{opt}}$", xscale="log", ylim=(0, 1.02))
+    attention.set(
+        title="attention on the optimal token", ylabel="mean $p_{\\mathrm{opt}}$", xscale="log", ylim=(0, 1.02)
+    )
 
     panels.draw(angle, "misalignment of W", "misalignment_w", label=None)
     panels.draw(angle, "misalignment of u", "misalignment_u", linestyle="--", label=None)
@@ -261,10 +271,11 @@ def joint(metrics: Metrics, experiments: Experiments) -> Drawing:
         ax.set_xlabel("iteration $t$" + (" (axis: cube root)" if ax is loss else ""))
     letter(sheet.panels)
     _legend_above(sheet, loss, 2)
-    power = claims.stretched_exponent(metrics, experiments)
+    log_loss = metrics.curve("joint", "gap", "ngd")
+    power = _fit(Curve(log_loss.seeds, log_loss.steps, -np.log(log_loss.values)), rates.JOINT)
     facts = {
-        "seeds": len(power),
-        "power": f"{power.mean():.2f}",
+        "seeds": len(log_loss.seeds),
+        "power": f"{power:.2f}",
         "power_w": f"{fits['w']:.2f}",
         "power_u": f"{fits['u']:.2f}",
         "ends": ", ".join(
@@ -286,7 +297,13 @@ def joint_rules(metrics: Metrics, experiments: Experiments) -> Drawing:
         (norm_u, "norm of u", "norm_u", "norm of $u$", "$\\|u\\|$"),
         (attention, "distraction", "distraction", "attention elsewhere", "$1 - p_{\\mathrm{opt}}$"),
         (angle_w, "misalignment of W", "misalignment_w", "misalignment of $W$", f"$1 - {_ALIGNMENT}$"),
-        (angle_u, "misalignment of u", "misalignment_u", "misalignment of $u$", "$1 - \\mathrm{corr}(u, u_{\\mathrm{mm}})$"),
+        (
+            angle_u,
+            "misalignment of u",
+            "misalignment_u",
+            "misalignment of $u$",
+            "$1 - \\mathrm{corr}(u, u_{\\mathrm{mm}})$",
+        ),
     ):
         panels.draw(ax, panel, metric)
         ax.set(title=title, ylabel=label, xscale="log", xlim=(1, None))
@@ -302,7 +319,7 @@ def joint_rules(metrics: Metrics, experiments: Experiments) -> Drawing:
     rows = []
     for optimizer in panels.optimizers:
         powers = [
-            float(rates.power(metrics.curve("joint", metric, optimizer), rates.JOINT).mean())
+            _fit(metrics.curve("joint", metric, optimizer), rates.JOINT)
             for metric in ("norm_w", "norm_u", "misalignment_w")
         ]
         end = _middle(metrics.curve("joint", "gap", optimizer).values)[-1]
@@ -356,11 +373,10 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
             curve = metrics.curve(experiment, "distraction", optimizer)
             look = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
             sheet.band(exponential, f"{experiment}: exponential", optimizer, curve, geometric=True, **look)
-            part = curve.window(rates.ATTENTION[optimizer][0], np.inf)
-            middle = _middle(part.values)
-            law = middle[0] * np.exp(-rate * (part.steps - part.steps[0]))
-            sheet.line(exponential, f"{experiment}: exponential", f"law for {optimizer}", part.steps, law, **_LAW)
-            slope = rates.exponential(curve, rates.ATTENTION[optimizer]).mean()
+            late = curve.window(min(rates.ATTENTION[optimizer][0], curve.steps[-1] / 2), np.inf)
+            law = _middle(late.values)[0] * np.exp(-rate * (late.steps - late.steps[0]))
+            sheet.line(exponential, f"{experiment}: exponential", f"law for {optimizer}", late.steps, law, **_LAW)
+            slope = late.slope(late.steps[0], rates.ATTENTION[optimizer][1], log_values=True).mean()
             measured.setdefault(experiment, {})[optimizer] = float(-slope / rate)
         exponential.set(title=f"{title}: $e^{{-ct}}$", yscale="log", xlabel="iteration $t$")
         exponential.set(ylabel="$1 - p_{\\mathrm{opt}}$", ylim=(None, 1e10))
@@ -369,14 +385,21 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
 
         gd = _started(metrics.curve(experiment, "distraction", "gd"))
         sheet.band(power, f"{experiment}: power", "gd", gd, geometric=True, color=COLOURS["gd"], label=NAMES["gd"])
-        late = gd.window(300, np.inf)
+        late = gd.window(min(300, gd.steps[-1] / 2), np.inf)
         law = _middle(late.values)[-1] * late.steps[-1] / late.steps
         sheet.line(power, f"{experiment}: power", "law for gd", late.steps, law, **_LAW)
-        power.set(title=f"{title}: power of $t$", xscale="log", yscale="log", xlabel="iteration $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
+        power.set(
+            title=f"{title}: power of $t$",
+            xscale="log",
+            yscale="log",
+            xlabel="iteration $t$",
+            ylabel="$1 - p_{\\mathrm{opt}}$",
+        )
         power.annotate("$1/t$", (late.steps[0], law[0]), (-12, -12), textcoords="offset points", fontsize=9)
 
         panels.draw(angle, f"{experiment}: misalignment", "misalignment_w")
-        ngd = metrics.curve(experiment, "misalignment_w", "ngd").window(*rates.ALIGNMENT["ngd"])
+        ngd = metrics.curve(experiment, "misalignment_w", "ngd")
+        ngd = ngd.window(min(rates.ALIGNMENT["ngd"][0], ngd.steps[-1] / 2), rates.ALIGNMENT["ngd"][1])
         bound = _middle(ngd.values)[0] * (ngd.steps / ngd.steps[0]) ** -0.75
         sheet.line(angle, f"{experiment}: misalignment", "bound", ngd.steps, bound, **_LAW)
         angle.annotate("$t^{-3/4}$", (ngd.steps[-1], bound[-1]), (4, 4), textcoords="offset points", fontsize=9)

@@ -19,9 +19,7 @@ from workflow.lib.runs import DATA, Run, Trace
 _DENSE_LIMIT = 1_000_000
 
 
-def measure(
-    experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]
-) -> Mapping[str, Trace]:
+def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> Mapping[str, Trace]:
     """Measure finished runs.
 
     Per optimizer, behind each variant's prefix: what training recorded; `norm_w`; `misalignment_w` = 1 - corr(W, W_mm);
@@ -109,7 +107,9 @@ def _distinct(constraints: np.ndarray) -> np.ndarray:
     return np.unique(constraints, axis=0)
 
 
-def _compared(snapshots: np.ndarray, outside: np.ndarray, targets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _compared(
+    snapshots: np.ndarray, outside: np.ndarray, targets: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Norms, and misalignments with each seed's target: snapshots (seeds, steps, k) -> twice (seeds, steps)."""
     rest = np.broadcast_to(outside[:, None], snapshots.shape[:2])
     norms = np.hypot(np.linalg.norm(snapshots, axis=-1), rest)

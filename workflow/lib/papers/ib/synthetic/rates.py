@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.runs import Curve
+from workflow.lib.runs import Curve, NotRecordedError
 
 Window = tuple[float, float]
 
@@ -18,22 +18,29 @@ JOINT: Window = (300, np.inf)
 
 def power(curve: Curve, window: Window) -> np.ndarray:
     """The power of t with which a metric grows: the slope in log-log axes, shape (seeds,)."""
-    return curve.slope(*_covered(curve, window), log_steps=True, log_values=True)
+    return curve.slope(*window, log_steps=True, log_values=True)
 
 
 def exponential(curve: Curve, window: Window) -> np.ndarray:
     """The rate c of exp(c t): the slope of the logarithm on t, shape (seeds,)."""
-    return curve.slope(*_covered(curve, window), log_values=True)
+    return curve.slope(*window, log_values=True)
 
 
 def straightness(curve: Curve, window: Window) -> np.ndarray:
     """R^2 of the fit of `exponential`, shape (seeds,)."""
-    part = curve.window(*_covered(curve, window))
+    part = inside(curve, window)
     steps, logs = part.steps - part.steps.mean(), np.log(part.values)
     logs = logs - logs.mean(axis=1, keepdims=True)
     return np.asarray((logs @ steps) ** 2 / (steps @ steps) / (logs**2).sum(axis=1))
 
 
-def _covered(curve: Curve, window: Window) -> Window:
-    """The window, or for runs too short for it (a user's choice) the later half of their steps."""
-    return window if (curve.steps >= window[0]).sum() >= 3 else (curve.steps[-1] / 2, np.inf)
+def inside(curve: Curve, window: Window) -> Curve:
+    """The part of a curve inside a window.
+
+    Raises:
+        NotRecordedError: the runs are too short to reach it.
+    """
+    part = curve.window(*window)
+    if not part.steps.size:
+        raise NotRecordedError(f"no step was recorded from {window[0]:g} to {window[1]:g}")
+    return part

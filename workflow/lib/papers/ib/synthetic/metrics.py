@@ -92,7 +92,8 @@ def _solve(span: KeyQuerySpan, seed: int) -> MaxMargin:
         return max_margin(span.margins)
     except ValueError as error:
         raise UserError(
-            f"seed {seed}: the max-margin problem of W has no solution ({error}). Take a larger dimension or fewer samples."
+            f"seed {seed}: the max-margin problem of W has no solution ({error}). "
+            "Take a larger dimension or fewer samples."
         ) from None
 
 
@@ -154,7 +155,7 @@ def _solver_difference(data: Arrays, span: KeyQuerySpan, target: MaxMargin) -> f
 
 
 def least_distance(constraints: np.ndarray) -> np.ndarray:
-    """min ||w|| subject to constraints @ w >= 1, as a non-negative least-squares problem.
+    """Minimise ||w|| subject to constraints @ w >= 1, as a non-negative least-squares problem.
 
     Source: Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23, problem LDP.
     """

@@ -34,7 +34,8 @@ class Layer(ABC):
         """Start at zero.
 
         Args:
-            features: the linear map from all parameters to the features of `_evaluate`, shape (runs, features, sum(sizes)).
+            features: the linear map from all parameters to the features of `_evaluate`, shape
+                (runs, features, sum(sizes)).
             samples: n, over which the gradient is a mean.
             sizes: name -> size of each parameter.
         """
@@ -102,10 +103,10 @@ class FixedDecoderLayer(Layer):
         slopes = torch.sub(self._behind, self._delta, out=self._logit_slopes)
         slopes.mul_(self._attention).mul_(torch.sigmoid(self._delta - self._best))
 
-    def gap(self) -> torch.Tensor:
+    def gap(self) -> torch.Tensor:  # noqa: D102
         return torch.log1p(self._floor_slope * torch.expm1(self._delta)).mean((1, 2))
 
-    def loss(self) -> torch.Tensor:
+    def loss(self) -> torch.Tensor:  # noqa: D102
         outputs = (self._attention * (self._best - self._behind)).sum(-1)
         return torch.nn.functional.softplus(-outputs).mean(-1)
 
@@ -139,11 +140,11 @@ class JointLayer(Layer):
         torch.mul(self._attention, torch.sigmoid(self._output), out=self._score_slopes)
         torch.sub(self._scores, self._output, out=self._logit_slopes).mul_(self._score_slopes)
 
-    def gap(self) -> torch.Tensor:
+    def gap(self) -> torch.Tensor:  # noqa: D102
         # Above the threshold torch takes softplus(x) = x: exact there in float64.
         return torch.nn.functional.softplus(self._output, threshold=40.0).mean((1, 2))
 
-    def loss(self) -> torch.Tensor:
+    def loss(self) -> torch.Tensor:  # noqa: D102
         return self.gap()
 
 

@@ -31,9 +31,9 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     """Train the runs of a block of seeds.
 
     The trace holds, per variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt) at the recorded
-    steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters are named alike: `key_query` and,
-    if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`; and `outside`,
-    the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is not used.
+    steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters are named alike:
+    `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`;
+    and `outside`, the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is not used.
     """
     settings = cast(Sequences, experiment.settings)
     prefixes = list(settings.variants())
@@ -100,7 +100,7 @@ def descend(layer: Layer, optimizer: Optimizer, steps: np.ndarray) -> tuple[Arra
     with torch.no_grad():
         for step in steps.tolist():
             for _ in range(done, step):
-                rule.step(closure)
+                rule.step(closure)  # type: ignore[arg-type]
             done = step
             metrics["gap"].append(closure())
             metrics["loss"].append(layer.loss())

@@ -8,9 +8,22 @@ import numpy as np
 import torch
 
 
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def logits(tokens: torch.Tensor, key_query: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """X W q for every sample, from left to right as it stands: tokens (n, T, d), query (n, d) -> (n, T)."""
+    return (tokens @ key_query @ query[:, :, None])[:, :, 0]
+
+
+def bracketed_logits(tokens: torch.Tensor, key_query: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """X (W q): the same numbers for T times fewer operations."""
+    return (tokens @ (key_query @ query[:, :, None]))[:, :, 0]
+
+
 def output(key_query: torch.Tensor, decoder: torch.Tensor, tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     """Phi(W, u; X) = u^T X^T softmax(X W q) for every sample: tokens (n, T, d), query (n, d) -> (n,)."""
-    attention = torch.softmax((tokens @ key_query @ query[:, :, None])[:, :, 0], dim=1)  # (n, T)
+    attention = torch.softmax(logits(tokens, key_query, query), dim=1)  # (n, T)
     return (attention[:, None, :] @ tokens)[:, 0] @ decoder
 
 
@@ -22,11 +35,11 @@ def loss(key_query: torch.Tensor, decoder: torch.Tensor, data: dict[str, torch.T
     return torch.nn.functional.softplus(-margins).mean()
 
 
-def gap(key_query: torch.Tensor, data: dict[str, torch.Tensor]) -> torch.Tensor:
+def gap(key_query: torch.Tensor, data: dict[str, torch.Tensor], product: Product = logits) -> torch.Tensor:
     """L - L* with the decoder fixed, formed without cancellation, so that it may be followed below 1e-16."""
     samples = torch.arange(len(data["labels"]))
     query = data["tokens"][samples, data["query"]]
-    attention = torch.softmax((data["tokens"] @ key_query @ query[:, :, None])[:, :, 0], dim=1)
+    attention = torch.softmax(product(data["tokens"], key_query, query), dim=1)
     scores = data["labels"][:, None] * (data["tokens"] @ data["decoder"])
     best = scores[samples, data["optimal"]]
     delta = (attention * (best[:, None] - scores)).sum(dim=1)
@@ -84,7 +97,12 @@ def polyak(factor: float) -> Rule:
 
 
 def train(
-    data: dict[str, torch.Tensor], rule: Rule, iterations: int, start: torch.Tensor, joint: bool = False
+    data: dict[str, torch.Tensor],
+    rule: Rule,
+    iterations: int,
+    start: torch.Tensor,
+    joint: bool = False,
+    product: Product = logits,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Train W (and u, from 0, if `joint`) for a number of steps: the final (W, u)."""
     key_query = start.clone().requires_grad_()
@@ -92,7 +110,7 @@ def train(
     decoder.requires_grad_(joint)
     parameters = [key_query, decoder] if joint else [key_query]
     for t in range(iterations):
-        value = loss(key_query, decoder, data) if joint else gap(key_query, data)
+        value = loss(key_query, decoder, data) if joint else gap(key_query, data, product)
         gradients = list(torch.autograd.grad(value, parameters))
         with torch.no_grad():
             for parameter, step in zip(parameters, rule(t, value, gradients), strict=True):

@@ -99,19 +99,18 @@ class _Panels:
             if optimizer in windows
         }
 
-    def mark_divergence(self, ax: Axes) -> int:
-        """Say in a panel which runs left the finite numbers; their count."""
+    def mark_divergence(self, ax: Axes, prefix: str = "") -> None:
+        """Say in a panel which runs left the finite numbers."""
         lost = {}
         for optimizer in self.optimizers:
-            if self.metrics.has(self.experiment, "diverged_at", optimizer):
-                steps = self.metrics.value(self.experiment, "diverged_at", optimizer)
+            if self.metrics.has(self.experiment, f"{prefix}diverged_at", optimizer):
+                steps = self.metrics.value(self.experiment, f"{prefix}diverged_at", optimizer)
                 lost[NAMES.get(optimizer, optimizer)] = (np.isfinite(steps).sum(), int(np.nanmin(steps)))
         if lost:
             text = "\n".join(
                 f"{name}: {count} runs diverged, the first by step {step}" for name, (count, step) in lost.items()
             )
             ax.text(0.03, 0.05, text, transform=ax.transAxes, color="crimson", fontsize=7)
-        return sum(count for count, _ in lost.values())
 
 
 def _fit(curve: Curve, window: rates.Window) -> float:
@@ -340,6 +339,7 @@ def variants(metrics: Metrics, experiments: Experiments) -> Drawing:
         name = prefix.removesuffix(".")
         gap, angle = sheet.panels[:, column]
         panels.draw(gap, f"gap, {name}", f"{prefix}gap")
+        panels.mark_divergence(gap, prefix)
         panels.draw(angle, f"misalignment, {name}", f"{prefix}misalignment_w")
         gap.set_title(name.replace("_", " "))
         angle.set(title=gap.get_title(), xscale="log", yscale="log", xlim=(1, None), xlabel="iteration $t$")

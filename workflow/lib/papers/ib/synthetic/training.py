@@ -33,7 +33,8 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     The trace holds, per variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt) at the recorded
     steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters are named alike:
     `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`;
-    and `outside`, the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is not used.
+    and `outside`, the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is
+    not used.
     """
     settings = cast(Sequences, experiment.settings)
     prefixes = list(settings.variants())

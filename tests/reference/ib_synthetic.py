@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 

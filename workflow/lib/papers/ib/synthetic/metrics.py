@@ -80,8 +80,8 @@ def misalignment(vectors: np.ndarray, outside: np.ndarray, target: np.ndarray) -
         outside: norm of a further part that is orthogonal to everything here, shape (...).
         target: shape (k,).
     """
-    norms = np.hypot(np.linalg.norm(vectors, axis=-1), outside)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
+        norms = np.hypot(np.linalg.norm(vectors, axis=-1), outside)
         gap = vectors / norms[..., None] - target / np.linalg.norm(target)
         return ((gap**2).sum(-1) + (outside / norms) ** 2) / 2  # type: ignore[no-any-return]
 
@@ -113,7 +113,8 @@ def _compared(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Norms, and misalignments with each seed's target: snapshots (seeds, steps, k) -> twice (seeds, steps)."""
     rest = np.broadcast_to(outside[:, None], snapshots.shape[:2])
-    norms = np.hypot(np.linalg.norm(snapshots, axis=-1), rest)
+    with np.errstate(over="ignore"):  # a diverging run's last finite numbers
+        norms = np.hypot(np.linalg.norm(snapshots, axis=-1), rest)
     pairs = zip(snapshots, rest, targets, strict=True)
     return norms, np.stack([misalignment(w, beyond, target) for w, beyond, target in pairs])
 

@@ -34,7 +34,7 @@ def loss(key_query: torch.Tensor, value: torch.Tensor, data: DataSet, embedded: 
 def train(
     data: DataSet, value: torch.Tensor, key_query: torch.Tensor, steps: tuple[int, int], step_sizes: tuple[float, float]
 ) -> dict[str, list[torch.Tensor]]:
-    """Algorithm 1 as printed, by autograd; losses and norms before each step and the matrices at the end of each stage."""
+    """Algorithm 1 as printed, by autograd: losses and norms before each step, the matrices after each stage."""
     value = value.clone().requires_grad_()
     losses_ov, losses, norms_ov, norms = [], [], [], []
     for _ in range(steps[0]):

@@ -50,8 +50,14 @@ class Curve:
         return self.values[:, -1]
 
     def window(self, first: float, last: float) -> Curve:
-        """The part with first <= step <= last."""
+        """The part with first <= step <= last.
+
+        Raises:
+            NotRecordedError: no step lies there.
+        """
         inside = (self.steps >= first) & (self.steps <= last)
+        if not inside.any():
+            raise NotRecordedError(f"no step from {first} to {last} was recorded; the last one is {self.steps[-1]}")
         return Curve(self.seeds, self.steps[inside], self.values[:, inside])
 
     def slope(self, first: float, last: float, *, log_steps: bool = False, log_values: bool = False) -> np.ndarray:

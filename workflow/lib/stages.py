@@ -73,12 +73,15 @@ def draw(
 ) -> None:
     """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, and its caption as `.rst`."""
     from workflow.lib import captions
-    from workflow.lib.runs import Metrics
+    from workflow.lib.runs import Metrics, NotRecordedError
 
     known = papers.figures(paper.name)
     if figure not in known:
         raise UserError(f"{paper.name}: {unknown('figure', figure, known)}")
-    drawing = known[figure](Metrics.read(metrics), experiments)
+    try:
+        drawing = known[figure](Metrics.read(metrics), experiments)
+    except NotRecordedError as error:
+        raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
         with atomic(outputs[kind]) as temporary:
             drawing.figure.savefig(temporary, metadata=metadata)

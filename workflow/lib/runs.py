@@ -102,18 +102,26 @@ class Trace:
             array = array[:, None]
         self._curves[metric] = Curve(self.seeds, at, np.broadcast_to(array, (len(self.seeds), at.size)))
 
-    def record_run(self, curves: Mapping[str, np.ndarray]) -> None:
-        """Record metrics of shape (seeds, steps + 1) at steps 0, 1, ...; a run that diverges ends there.
+    def record_run(
+        self, curves: Mapping[str, np.ndarray], steps: Sequence[int] | np.ndarray | None = None, prefix: str = ""
+    ) -> None:
+        """Record metrics of shape (seeds, n); a run that diverges ends there.
 
         A run has diverged at the first step where one of the metrics is not finite. From there on its entries are
         left out, and the step is recorded as `diverged_at`.
+
+        Args:
+            curves: metrics by name.
+            steps: shape (n,), increasing; 0, 1, ... when not given.
+            prefix: of the names, `diverged_at` included.
         """
         finite = np.logical_and.accumulate(np.logical_and.reduce([np.isfinite(v) for v in curves.values()]), axis=1)
+        at = np.arange(finite.shape[1]) if steps is None else np.asarray(steps)
         for metric, values in curves.items():
-            self.record(metric, np.arange(values.shape[1]), np.where(finite, values, np.nan))
-        if not finite.all() and "diverged_at" not in self:
-            first = np.where(finite.all(axis=1), np.nan, finite.sum(axis=1))
-            self.record("diverged_at", 0, first)
+            self.record(f"{prefix}{metric}", at, np.where(finite, values, np.nan))
+        if not finite.all() and f"{prefix}diverged_at" not in self:
+            lost = ~finite
+            self.record(f"{prefix}diverged_at", 0, np.where(lost.any(axis=1), at[lost.argmax(axis=1)], np.nan))
 
     def __getitem__(self, metric: str) -> Curve:
         try:
@@ -267,6 +275,11 @@ class Metrics:
         if optimizer not in traces:
             raise UserError(f"experiment {experiment!r}: {unknown('optimizer', optimizer, traces)}")
         return traces[optimizer][metric]
+
+    def has(self, experiment: str, metric: str, optimizer: str = DATA) -> bool:
+        """Whether a metric was recorded, as `diverged_at` is only for runs that diverged."""
+        traces = self._traces(experiment)
+        return optimizer in traces and metric in traces[optimizer]
 
     def value(self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None) -> np.ndarray:
         """The values of all seeds at one step (the last one when not said), shape (seeds,)."""

@@ -12,6 +12,7 @@ wildcard_constraints:
     experiment="[a-z0-9_]+",
     optimizer="[a-z0-9_]+",
     seeds="[0-9]+(-[0-9]+)?",
+    dataset="[a-z0-9_-]+",
     figure="[a-z0-9_]+",
 
 
@@ -38,6 +39,16 @@ def run_settings(wildcards):
 def blocks(wildcards):
     """The blocks of seeds of an experiment."""
     return experiment_of(wildcards).blocks(plan.seeds_per_job)
+
+
+def data_place(wildcards):
+    """The option that names the folder of official files, where there is one."""
+    return ["--data-dir", plan.data_dir] if plan.data_dir else []
+
+
+def experiment_datasets(wildcards):
+    """The manifests of the real data sets that an experiment reads."""
+    return [f"results/datasets/{name}.json" for name in experiment_of(wildcards).checked.settings.downloads()]
 
 
 def experiment_data(wildcards):
@@ -129,6 +140,11 @@ def paper_figures(*papers):
         for figure in plan.paper(paper).figures
         for kind in ("pdf", "png", "csv")
     ]
+
+
+def training_device(wildcards):
+    """The configured device for jobs that ask for a GPU, the CPU for all others."""
+    return plan.device if experiment_of(wildcards).checked.settings.needs().gpu else "cpu"
 
 
 def needs(what):

@@ -1,23 +1,22 @@
 """Every figure of every paper: config -> generate -> train -> measure -> draw -> judge -> report."""
 
-import os
-
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from workflow.lib.configuration import make_plan
-from workflow.lib.errors import UserError
+from workflow.lib.configuration import make_plan, read_yaml
+from workflow.lib.errors import told
 
 min_version("9.0")
+
+with told():
+    # Read once before snakemake does: its own message on a slip names neither file nor line.
+    read_yaml(f"{workflow.basedir}/config/config.yaml")
 
 
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-try:
+with told():
     plan = make_plan(config)
-except UserError as error:
-    raise WorkflowError(str(error))
 
 
 report: "workflow/report/workflow.rst"

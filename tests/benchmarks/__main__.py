@@ -18,7 +18,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = [m.name for m in pkgutil.iter_modules(tests.benchmarks.__path__) if not m.name.startswith("_")]
-    modules = [importlib.import_module(f"tests.benchmarks.{n}") for n in names if options.only is None or n in options.only]
+    modules = [
+        importlib.import_module(f"tests.benchmarks.{n}") for n in names if options.only is None or n in options.only
+    ]
     print(f"{'experiment':<58} {'plain':>9} {'fast':>9} {'ratio':>8} {'floor':>6}   (CPU seconds per unit)")
     below, ratios = [], []
     for module in modules:
@@ -28,7 +30,10 @@ def main() -> int:
             ratios.append(ratio)
             if ratio < benchmark.floor:
                 below.append(benchmark.experiment)
-            print(f"{benchmark.experiment:<58} {plain:>9.4f} {fast:>9.4f} {ratio:>7.1f}x {benchmark.floor:>5.1f}x", flush=True)
+            print(
+                f"{benchmark.experiment:<58} {plain:>9.4f} {fast:>9.4f} {ratio:>7.1f}x {benchmark.floor:>5.1f}x",
+                flush=True,
+            )
     for module in modules:
         for line in getattr(module, "tables", lambda quick: ())(options.quick):
             print(line, flush=True)

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,13 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _gather(options: argparse.Namespace) -> None:
-    titles = {name: configuration.load_paper(name).title for name in experiments.papers()}
-    stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
+    stages.gather(options.tables, configuration.title, options.csv, options.markdown, options.html)
 
 
 def _paper(options: argparse.Namespace) -> configuration.Paper:
-    return configuration.load_paper(options.paper, options.changes)
+    if options.section is None:
+        return configuration.load_paper(options.paper)
+    return configuration.parse_paper(options.paper, options.section)
 
 
 def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Experiment:
@@ -100,7 +101,7 @@ def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Ex
     return dataclasses.replace(parsed, folders=datasets.read_manifests(getattr(options, "datasets", ())))
 
 
-def _as_many(paths: Sequence[Path], names: Sequence[str] | dict[str, Any]) -> Sequence[Path]:
+def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
     if len(paths) != len(names):
         raise UserError(f"--metrics: expected one table for each of {', '.join(names)}; found {len(paths)}")
     return paths
@@ -135,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def one_paper(added: argparse.ArgumentParser) -> None:
         added.add_argument("--paper", required=True, help="short name, such as ntp")
-        added.add_argument("--changes", type=_json, metavar="JSON", help="laid over the paper's YAML")
+        added.add_argument("--section", type=_json, metavar="JSON", help="laid out as the paper's YAML, in its place")
 
     def real_data(added: argparse.ArgumentParser) -> None:
         added.add_argument(

@@ -7,7 +7,7 @@ lays over them (`--configfile mine.yaml`, `--config`) may be a bare value and is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,24 +48,40 @@ class Experiment:
     def plain(self, *optimizers: str) -> dict[str, Any]:
         """The experiment without sources, with the named optimizers (all when none is named)."""
         chosen = optimizers or tuple(self.optimizers)
-        for label in chosen:
-            if label not in self.optimizers:
-                where = f"{self.paper}.experiments.{self.name}"
-                raise UserError(f"{where}: {unknown('optimizer', label, self.optimizers)}")
         return {
             "kind": self.kind,
             "settings": {key: setting.value for key, setting in self.settings.items()},
             "optimizers": {
-                label: {"rule": self.rules[label]}
+                label: {"rule": self.rule(label)}
                 | {key: setting.value for key, setting in self.optimizers[label].items()}
                 for label in chosen
             },
         }
 
+    def rule(self, label: str) -> str:
+        """The registered optimizer behind a label, or a UserError that lists the labels."""
+        if label not in self.optimizers:
+            raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', label, self.optimizers)}")
+        return self.rules[label]
+
     @cached_property
     def checked(self) -> experiments.Experiment:
         """The experiment with typed settings and optimizers."""
         return experiments.parse(self.paper, self.name, self.plain())
+
+    def section(self) -> dict[str, Any]:
+        """The experiment as its YAML gives it, every setting with its source."""
+
+        def written(values: Mapping[str, Setting]) -> dict[str, Any]:
+            return {key: vars(setting) for key, setting in values.items()}
+
+        return {
+            "kind": self.kind,
+            "about": self.about,
+            "seeds": self.seeds,
+            "settings": written(self.settings),
+            "optimizers": {label: {"rule": self.rules[label]} | written(v) for label, v in self.optimizers.items()},
+        }
 
     def sourced(self) -> Iterator[tuple[str, Setting]]:
         """Every setting with its name; an optimizer's settings as `optimizer.name`."""
@@ -151,6 +167,24 @@ class Paper:
             raise UserError(f"{self.name}: {unknown('figure', name, self.figures)}")
         return self.figures[name]
 
+    def part(self, figures: Collection[str] = (), claims: Collection[str] = ()) -> dict[str, Any]:
+        """The YAML of a part of the paper, as `parse_paper` reads it: some figures with their experiments, or claims.
+
+        Claims need every experiment.
+        """
+        drawn = {name: self.figure(name) for name in figures}
+        used = set(self.experiments) if claims else {e for figure in drawn.values() for e in figure.experiments}
+        return {
+            "title": self.title,
+            "authors": self.authors,
+            "venue": self.venue,
+            "experiments": {
+                name: experiment.section() for name, experiment in self.experiments.items() if name in used
+            },
+            "figures": {name: {"title": f.title, "experiments": list(f.experiments)} for name, f in drawn.items()},
+            "claims": {name: {k: v for k, v in vars(self.claims[name]).items() if k != "name"} for name in claims},
+        }
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -200,16 +234,28 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         overlay: changes, as nested mappings of the same layout.
         seeds: the number of seeds of every experiment, in place of its own.
     """
-    path = ROOT / "config" / "papers" / f"{name}.yaml"
+    path = _shipped(name)
     shipped = read_yaml(path)
     if overlay is not None and not isinstance(overlay, Mapping):
         raise UserError(f"{name}: expected a mapping laid out as {path.name}, found {overlay!r}")
-    merged = _merge(shipped, overlay or {})
-    _check(merged, "paper.schema.yaml", name)
+    return parse_paper(name, _merge(shipped, overlay or {}), shipped["experiments"], seeds)
 
+
+def parse_paper(
+    name: str, section: Mapping[str, Any], shipped: Mapping[str, Any] | None = None, seeds: int | None = None
+) -> Paper:
+    """Check a paper's section of the configuration and make a plan of it.
+
+    Args:
+        name: the paper's short name.
+        section: laid out as `config/papers/<name>.yaml`.
+        shipped: the experiments as the project gives them, to tell changed values from given ones.
+        seeds: the number of seeds of every experiment, in place of its own.
+    """
+    _check(section, "paper.schema.yaml", name)
     found = {}
-    for label, entry in merged["experiments"].items():
-        original = shipped["experiments"].get(label, {})
+    for label, entry in section["experiments"].items():
+        original = (shipped or {}).get(label, {})
         settings = _settings(entry["settings"], original.get("settings", {}))
         optimizers = {
             rule: _settings(values, original.get("optimizers", {}).get(rule, {}))
@@ -220,7 +266,7 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         found[label] = Experiment(name, label, entry["about"], count, settings, optimizers, rules, entry["kind"])
         found[label].checked  # noqa: B018  (raises what is wrong with it, before anything runs)
 
-    figures = {key: Figure(key, f["title"], tuple(f["experiments"])) for key, f in merged["figures"].items()}
+    figures = {key: Figure(key, f["title"], tuple(f["experiments"])) for key, f in section["figures"].items()}
     for figure in figures.values():
         for experiment in figure.experiments:
             if experiment not in found:
@@ -238,9 +284,18 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
             band=c.get("band", c["source"]),
             where=c.get("where", ""),
         )
-        for key, c in merged["claims"].items()
+        for key, c in section["claims"].items()
     }
-    return Paper(name, merged["title"], merged["authors"], merged["venue"], found, figures, claims)
+    return Paper(name, section["title"], section["authors"], section["venue"], found, figures, claims)
+
+
+def title(paper: str) -> str:
+    """The title of a paper, without checking the rest of its YAML."""
+    return str(read_yaml(_shipped(paper))["title"])
+
+
+def _shipped(paper: str) -> Path:
+    return ROOT / "config" / "papers" / f"{paper}.yaml"
 
 
 def to_json(value: Any) -> str:
@@ -248,10 +303,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping, with the file and line named when it is not one."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise from_os_error(error) from None
     except UnicodeDecodeError:

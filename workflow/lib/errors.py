@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A mistake in a setting, a file or the machine; shown as its message alone, never as a traceback."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """End the program with a UserError's message alone; for where nobody else would catch it."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def unknown(what: str, found: object, allowed: Iterable[str]) -> str:

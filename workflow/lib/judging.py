@@ -117,7 +117,8 @@ def write_markdown(path: Path | str, claims: pd.DataFrame, titles: dict[str, str
 _STYLE = """<style>
 body {font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; color: #222}
 table {border-collapse: collapse} td, th {padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
-vertical-align: top} th {background: #f3f3f3; position: sticky; top: 0} td:nth-child(4), td:nth-child(5) {white-space: nowrap}
+vertical-align: top} th {background: #f3f3f3; position: sticky; top: 0} td:nth-child(4),
+td:nth-child(5) {white-space: nowrap}
 tr.fails td {background: #fdecea}
 </style>"""
 

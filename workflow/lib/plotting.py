@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,13 +21,13 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
 )  # fmt: skip
 CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY)
 
-STYLE = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
     "axes.grid": True,
     "axes.labelsize": 9,
     "axes.linewidth": 0.7,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 9.5,
@@ -41,12 +39,13 @@ STYLE = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
-    "mathtext.fontset": "cm",
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+matplotlib.use("agg")
+plt.rcParams.update(STYLE)
 
 
 class Sheet:
@@ -57,9 +56,8 @@ class Sheet:
 
     def __init__(self, rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any) -> None:
         """Make a grid of panels; `size` in inches, `options` go to `Figure.subplots`."""
-        with plt.rc_context(STYLE):
-            self.figure: Figure = plt.figure(figsize=size)
-            self.panels: np.ndarray = self.figure.subplots(rows, columns, squeeze=False, **options)
+        self.figure: Figure = plt.figure(figsize=size)
+        self.panels: np.ndarray = self.figure.subplots(rows, columns, squeeze=False, **options)
         self._rows: list[pd.DataFrame] = []
 
     @property

@@ -50,6 +50,14 @@ class Curve:
         inside = (self.steps >= first) & (self.steps <= last)
         return Curve(self.seeds, self.steps[inside], self.values[:, inside])
 
+    def slope(self, first: float, last: float, *, log_steps: bool = False, log_values: bool = False) -> np.ndarray:
+        """The least-squares slope over first <= step <= last, natural logarithms where asked, shape (seeds,)."""
+        part = self.window(first, last)
+        x = np.log(part.steps) if log_steps else part.steps.astype(np.float64)
+        y = np.log(part.values) if log_values else part.values
+        x = x - x.mean()
+        return np.asarray(y @ x / (x @ x))
+
 
 class Trace:
     """What a block of runs recorded, in memory: metric -> `Curve` over the block's seeds."""
@@ -77,6 +85,19 @@ class Trace:
         if array.ndim == 1 and at.size == 1:
             array = array[:, None]
         self._curves[metric] = Curve(self.seeds, at, np.broadcast_to(array, (len(self.seeds), at.size)))
+
+    def record_run(self, curves: Mapping[str, np.ndarray]) -> None:
+        """Record metrics of shape (seeds, steps + 1) at steps 0, 1, ...; a run that diverges ends there.
+
+        A run has diverged at the first step where one of the metrics is not finite. From there on its entries are
+        left out, and the step is recorded as `diverged_at`.
+        """
+        finite = np.logical_and.accumulate(np.logical_and.reduce([np.isfinite(v) for v in curves.values()]), axis=1)
+        for metric, values in curves.items():
+            self.record(metric, np.arange(values.shape[1]), np.where(finite, values, np.nan))
+        if not finite.all() and "diverged_at" not in self:
+            first = np.where(finite.all(axis=1), np.nan, finite.sum(axis=1))
+            self.record("diverged_at", 0, first)
 
     def __getitem__(self, metric: str) -> Curve:
         try:

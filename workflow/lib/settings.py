@@ -22,15 +22,24 @@ def _number(value: Any) -> Any:
     return value
 
 
-_Number = BeforeValidator(_number)
-_Finite = Field(allow_inf_nan=False)
+def _whole(value: Any) -> Any:
+    """Read a whole number given as text, as `--config` passes it; refuse everything else but whole numbers."""
+    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected a whole number, found {value!r}")
+    return value
 
-Real = Annotated[float, _Number, _Finite]
+
+_Number = BeforeValidator(_number)
+_Whole = BeforeValidator(_whole)
+
+Real = Annotated[float, _Number, Field(allow_inf_nan=False)]
 Positive = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, _Number, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0, strict=True)]
-Index = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, _Whole, Field(gt=0)]
+Index = Annotated[int, _Whole, Field(ge=0)]
 
 
 class Needs(NamedTuple):

@@ -15,7 +15,7 @@ _PACKAGE = "workflow.lib"
 
 
 def modules(*roots: str) -> list[Path]:
-    """The files of the named modules and of all library modules they import, directly or not, sorted."""
+    """The files of the named modules, of all library modules they import, directly or not, and tables beside them."""
     found: set[Path] = set()
     waiting = [_file(root) for root in roots]
     while waiting:
@@ -23,7 +23,7 @@ def modules(*roots: str) -> list[Path]:
         if path is not None and path not in found:
             found.add(path)
             waiting.extend(_imports(path))
-    return sorted(found)
+    return sorted(found | {table for path in found for table in path.parent.glob("*.csv")})
 
 
 def _file(module: str) -> Path | None:

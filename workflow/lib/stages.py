@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,12 @@ def judge(
     judging.write_csv(table, [judging.row(paper, claim, measured[claim.name]) for claim in claims])
 
 
-def gather(tables: Sequence[Path], titles: dict[str, str], csv: Path, markdown: Path, html: Path) -> None:
+def gather(tables: Sequence[Path], title: Callable[[str], str], csv: Path, markdown: Path, html: Path) -> None:
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
     from workflow.lib import judging
 
     joined = judging.read_csv(tables)
+    titles = {paper: title(paper) for paper in joined["paper"].unique()}
     with atomic(csv) as temporary:
         joined.to_csv(temporary, index=False)
     judging.write_markdown(markdown, joined, titles)

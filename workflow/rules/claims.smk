@@ -16,12 +16,11 @@ rule judge:
         mem_mb=2000,
         runtime=10,
     params:
-        changes=paper_changes,
-        ledger=ledger,
+        section=claims_section,
     shell:
         "python -m workflow.lib judge"
         " --paper {wildcards.paper}"
-        " --changes {params.changes:q}"
+        " --section {params.section:q}"
         " --metrics {input.metrics:q}"
         " --claims {output.claims:q}"
         " 2>&1 | tee {log:q}"

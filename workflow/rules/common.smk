@@ -4,6 +4,7 @@ import os
 
 from workflow.lib import optim
 from workflow.lib.configuration import to_json
+from workflow.lib.errors import told
 from workflow.lib.sources import modules
 
 
@@ -18,7 +19,8 @@ wildcard_constraints:
 
 def experiment_of(wildcards):
     """The planned experiment that a job's wildcards name."""
-    return plan.paper(wildcards.paper).experiment(wildcards.experiment)
+    with told():
+        return plan.paper(wildcards.paper).experiment(wildcards.experiment)
 
 
 def experiment_settings(wildcards):
@@ -66,22 +68,15 @@ def experiment_runs(wildcards):
     ]
 
 
-def figure_sources(wildcards):
-    """Titles and settings as a caption shows them; a reworded source redraws the figures that quote it."""
+def figure_section(wildcards):
+    """The figure and its experiments as JSON, with the sources that its caption quotes."""
+    return to_json(plan.paper(wildcards.paper).part(figures=[wildcards.figure]))
+
+
+def claims_section(wildcards):
+    """A paper's claims and experiments as JSON."""
     paper = plan.paper(wildcards.paper)
-    figure = paper.figure(wildcards.figure)
-    quoted = {name: dict(paper.experiment(name).sourced()) for name in figure.experiments}
-    return to_json([figure.title, {name: {key: vars(s) for key, s in q.items()} for name, q in quoted.items()}])
-
-
-def ledger(wildcards):
-    """A paper's claims with their bands."""
-    return to_json([vars(claim) for claim in plan.paper(wildcards.paper).claims.values()])
-
-
-def paper_changes(wildcards):
-    """What the user laid over the paper's YAML, as JSON."""
-    return to_json(config.get(wildcards.paper, {}))
+    return to_json(paper.part(claims=paper.claims))
 
 
 def stage_code(stage):
@@ -96,9 +91,10 @@ def stage_code(stage):
 
 def train_code(wildcards):
     """The library files behind one optimizer's runs."""
-    rule = experiment_of(wildcards).rules[wildcards.optimizer]
     checked = experiment_of(wildcards).checked
-    return code_files(f"{checked.room}.training", f"{optim.__name__}.{rule}")
+    with told():
+        optimizer_rule = experiment_of(wildcards).rule(wildcards.optimizer)
+    return code_files(f"{checked.room}.training", f"{optim.__name__}.{optimizer_rule}")
 
 
 def paper_code(module):
@@ -111,25 +107,32 @@ def paper_code(module):
 
 
 def code_files(*roots):
-    """The files of some modules and their imports, relative to the working directory where that is shorter."""
-    return [min((path, os.path.relpath(path)), key=len) for path in map(str, modules(*roots))]
+    """The files of some modules and their imports."""
+    return [project_file(path) for path in modules(*roots)]
+
+
+def project_file(path):
+    """A file of this project, relative to the working directory where that is shorter."""
+    return min((str(path), os.path.relpath(path)), key=len)
 
 
 def caption_template(wildcards):
     """The text of a figure's caption."""
-    return f"{workflow.basedir}/workflow/report/{wildcards.paper}/{wildcards.figure}.rst"
+    return project_file(f"{workflow.basedir}/workflow/report/{wildcards.paper}/{wildcards.figure}.rst")
 
 
 def figure_metrics(wildcards):
     """The metric tables that a figure draws."""
-    paper = plan.paper(wildcards.paper)
-    return [f"results/{paper.name}/metrics/{name}.parquet" for name in paper.figure(wildcards.figure).experiments]
+    with told():
+        names = plan.paper(wildcards.paper).figure(wildcards.figure).experiments
+    return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
 def paper_metrics(wildcards):
     """All metric tables of a paper."""
-    paper = plan.paper(wildcards.paper)
-    return [f"results/{paper.name}/metrics/{name}.parquet" for name in paper.experiments]
+    with told():
+        names = plan.paper(wildcards.paper).experiments
+    return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
 def paper_figures(*papers):

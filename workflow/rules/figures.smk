@@ -30,13 +30,12 @@ rule draw:
         mem_mb=2000,
         runtime=10,
     params:
-        changes=paper_changes,
-        sources=figure_sources,
+        section=figure_section,
     shell:
         "python -m workflow.lib draw"
         " --paper {wildcards.paper}"
         " --figure {wildcards.figure}"
-        " --changes {params.changes:q}"
+        " --section {params.section:q}"
         " --metrics {input.metrics:q}"
         " --template {input.template:q}"
         " --pdf {output.pdf:q}"

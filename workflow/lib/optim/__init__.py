@@ -62,7 +62,7 @@ def hyperparameters(name: str) -> type[BaseModel]:
         if argument.arg in _INTERNAL:
             continue
         assert argument.annotation is not None, f"{name}: {argument.arg} has no annotation"
-        annotation = eval(ast.unparse(argument.annotation), known)  # our own source text
+        annotation = eval(ast.unparse(argument.annotation), known)  # noqa: S307  (our own source text)
         fields[argument.arg] = (annotation, ... if default is None else ast.literal_eval(default))
     return create_model(f"{name}_hyperparameters", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 

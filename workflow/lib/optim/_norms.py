@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 
-def gradients(group: dict[str, object]) -> list[torch.Tensor]:
-    """The parameters of a group that have a gradient."""
-    return [p for p in group["params"] if p.grad is not None]  # type: ignore[attr-defined]
+def with_gradients(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The parameters of a group that have a gradient, each with it."""
+    return [(p, p.grad) for p in group["params"] if p.grad is not None]
 
 
 def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:

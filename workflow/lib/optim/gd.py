@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import gradients
+from workflow.lib.optim._norms import with_gradients
 from workflow.lib.settings import Positive
 
 
@@ -32,6 +32,6 @@ class GD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in gradients(group):
-                p.sub_(p.grad, alpha=group["step_size"])
+            for p, gradient in with_gradients(group):
+                p.sub_(gradient, alpha=group["step_size"])
         return loss

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import gradients, joint_norm, per_run
+from workflow.lib.optim._norms import joint_norm, per_run, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
 
@@ -47,13 +47,13 @@ class NGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moving = gradients(group)
+            moving = with_gradients(group)
             if moving:
-                norm = joint_norm([p.grad for p in moving], group["stacked"])
+                norm = joint_norm([gradient for _, gradient in moving], group["stacked"])
                 size = group["step_size"] * (group["steps_taken"] + 1) ** -group["decay"]
-                for p in moving:
-                    divisor = per_run(norm, p.grad)
+                for p, gradient in moving:
+                    divisor = per_run(norm, gradient)
                     # Divide first: size / norm overflows for gradients near the smallest numbers.
-                    p.sub_(torch.where(divisor > 0, p.grad / divisor, 0.0), alpha=size)
+                    p.sub_(torch.where(divisor > 0, gradient / divisor, 0.0), alpha=size)
             group["steps_taken"] += 1
         return loss

@@ -56,19 +56,20 @@ class Drawing:
 class Generate(Protocol):
     """Make the data of one seed, from the settings alone; arrays by name."""
 
-    def __call__(self, experiment: Experiment, seed: Seed) -> Arrays: ...
+    def __call__(self, experiment: Experiment, seed: Seed) -> Arrays: ...  # noqa: D102
 
 
 class Train(Protocol):
     """Run one optimizer on the seeds in `data` (seed -> arrays), vectorised where that is faster."""
 
-    def __call__(self, experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run: ...
+    def __call__(self, experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:  # noqa: D102
+        ...
 
 
 class Measure(Protocol):
     """From finished runs (by optimizer label) to everything that figures and claims read."""
 
-    def __call__(
+    def __call__(  # noqa: D102
         self, experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]
     ) -> Mapping[str, Trace]: ...
 

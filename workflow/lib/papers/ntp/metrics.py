@@ -1,0 +1,221 @@
+"""Targets, alignments, gaps and rates of finished runs (specification, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from workflow.lib.experiments import Experiment
+from workflow.lib.files import Arrays
+from workflow.lib.max_margin import max_margin
+from workflow.lib.papers.ntp import language
+from workflow.lib.papers.ntp.language import DataSet
+from workflow.lib.papers.ntp.model import KeysAndQueries, cross_entropy
+from workflow.lib.papers.ntp.settings import Strings, TwoStage
+from workflow.lib.papers.ntp.training import snapshot_steps
+from workflow.lib.runs import DATA, Run, Trace
+
+
+def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+    """Everything that the figures and claims of this paper read.
+
+    Per optimizer: what training recorded, the alignments `cos_ov` and `cos_kq` with the max-margin targets, the
+    least attention on an optimal token, the accuracies on training and unseen sentences, the least logit gaps of
+    Theorem 3 and the loss floor. Of the data: norms and residuals of the targets, roles and collocation.
+    """
+    sets = [DataSet.from_arrays(arrays) for arrays in data.values()]
+    value_targets = [value_target(d) for d in sets]
+    key_query_targets = [key_query_target(d) for d in sets]
+    measured = {
+        label: _measure_run(experiment, sets, value_targets, key_query_targets, run) for label, run in runs.items()
+    }
+
+    facts = Trace(data)
+    facts.record("violations", 0, [len(language.violations(d)) for d in sets])
+    facts.record("norm_value_target", 0, [np.linalg.norm(w) for w in value_targets])
+    closed_forms = [value_target_closed_form(d) for d in sets]
+    errors = [np.abs(w - closed).max() for w, closed in zip(value_targets, closed_forms, strict=True)]
+    facts.record("value_target_error", 0, errors)
+    facts.record("norm_key_query_target", 0, [np.linalg.norm(w) for w in key_query_targets])
+    points = [experiment.seed(number).generator("gradient check") for number in data]
+    facts.record("gradient_error", 0, [gradient_error(d, p) for d, p in zip(sets, points, strict=True)])
+    # The language itself, for the schematic: what follows x, and the role of x for the query q, at q V + x.
+    size = sets[0].vocabulary_size
+    facts.record("collocation", np.arange(size), [d.collocation for d in sets])
+    facts.record("role", np.arange(size * size), [language.roles(language.orders(d)).ravel() for d in sets])
+    measured[DATA] = facts
+    return measured
+
+
+def _measure_run(
+    experiment: Experiment,
+    sets: Sequence[DataSet],
+    value_targets: Sequence[np.ndarray],
+    key_query_targets: Sequence[np.ndarray],
+    run: Run,
+) -> Trace:
+    settings = experiment.settings
+    assert isinstance(settings, TwoStage)
+    trace = Trace(run.seeds)
+    for metric in run.trace.metrics:
+        curve = run.trace[metric]
+        trace.record(metric, curve.steps, curve.values)
+    steps_ov, steps_kq = snapshot_steps(settings.steps_ov), snapshot_steps(settings.steps_kq)
+    size = sets[0].vocabulary_size
+    # Tokens span the first V of the d dimensions; nothing else ever moves.
+    value, key_query = run.parameters["value"][..., :size], run.parameters["key_query"][..., :size, :size]
+    trace.record("cos_ov", steps_ov, cosines(value, value_targets))
+    trace.record("cos_kq", steps_kq, cosines(key_query, key_query_targets))
+
+    last = [(v, w, d) for v, w, d in zip(value[:, -1], key_query[:, -1], sets, strict=True)]
+    attended = [_on_training_sentences(*run_of_seed) for run_of_seed in last]
+    trace.record("attention_on_optimal", settings.steps_kq, [on_optimal.min() for on_optimal, _ in attended])
+    trace.record("accuracy", settings.steps_kq, [right.mean() for _, right in attended])
+    trace.record("loss_floor", settings.steps_kq, [loss_floor(v, d) for v, _, d in last])
+    found = np.array([[gaps(w, d) for w in snapshots] for snapshots, d in zip(key_query, sets, strict=True)])
+    trace.record("optimal_gap", steps_kq, found[..., 0])
+    trace.record("non_comparable_gap", steps_kq, found[..., 1])
+    for kind in ("new_token", "optimal_token"):
+        results = [predict(v, w, *language.unseen_sentences(d)[kind]) for v, w, d in last]
+        trace.record(f"unseen_{kind}", settings.steps_kq, [right.size for right, _ in results])
+        trace.record(f"accuracy_{kind}", settings.steps_kq, [_mean(right) for right, _ in results])
+        trace.record(f"probability_{kind}", settings.steps_kq, [_mean(p) for _, p in results])
+    if isinstance(settings, Strings):
+        _, alphabet = language.from_strings(settings.strings)
+        sentences, following = language.encode(settings.probes, alphabet)
+        probabilities = [predict(v, w, sentences, following)[1] for v, w, _ in last]
+        trace.record("probe_probability", np.arange(len(settings.probes)), probabilities)
+    return trace
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def value_target(data: DataSet) -> np.ndarray:
+    """W_ov* of problem (2), shape (V, V): the least W with (e_n(x) - e_v)^T W x >= 1 for all x and v != n(x).
+
+    The columns decouple: each token's constraints touch its own column only.
+    """
+    size = data.vocabulary_size
+    target = np.zeros((size, size))
+    for token, following in enumerate(data.collocation):
+        target[:, token] = max_margin(np.eye(size)[following] - np.delete(np.eye(size), following, axis=0)).w
+    return target
+
+
+def value_target_closed_form(data: DataSet) -> np.ndarray:
+    """W_ov* = sum_x (e_n(x) - 1/V) x^T, the closed form for orthonormal tokens (derived), shape (V, V)."""
+    size = data.vocabulary_size
+    return np.eye(size)[data.collocation].T - 1 / size
+
+
+def key_query_pairs(data: DataSet) -> list[tuple[int, int, int]]:
+    """The distinct triples (query, optimal token, non-optimal token) that share a sentence: (3)'s constraints."""
+    pairs = set()
+    optimal, role = language.optimal_tokens(data), language.roles(language.orders(data))
+    for sentence, query, best in zip(data.sentences, data.last, optimal, strict=True):
+        for token in sentence[sentence >= 0]:
+            if role[query, token] == language.NON_OPTIMAL:
+                pairs.add((int(query), int(best), int(token)))
+    return sorted(pairs)
+
+
+def key_query_target(data: DataSet) -> np.ndarray:
+    """W_kq* of problem (3), shape (V, V): the least W with (x_opt - x_non)^T W x_L >= 1 in every sentence.
+
+    Solved as a quadratic program over the pairs that occur. Proposition 2's closed form is not used: it holds only
+    if every optimal and non-optimal token of a query share a sentence (specification, section 8).
+    """
+    size = data.vocabulary_size
+    target = np.zeros((size, size))
+    pairs = key_query_pairs(data)
+    for query in {q for q, _, _ in pairs}:
+        constraints = [np.eye(size)[best] - np.eye(size)[other] for q, best, other in pairs if q == query]
+        target[:, query] = max_margin(np.array(constraints)).w
+    return target
+
+
+def cosines(snapshots: np.ndarray, targets: Sequence[np.ndarray]) -> np.ndarray:
+    """<W, W*> / (||W|| ||W*||) for snapshots (seeds, n, ...) and one target per seed; NaN for W = 0."""
+    flat = snapshots.reshape(*snapshots.shape[:2], -1)
+    aims = np.stack([t.ravel() / np.linalg.norm(t) for t in targets])
+    norms = np.linalg.norm(flat, axis=-1)
+    with np.errstate(invalid="ignore"):
+        return np.einsum("snk,sk->sn", flat, aims) / np.where(norms > 0, norms, np.nan)
+
+
+def loss_floor(value: np.ndarray, data: DataSet) -> float:
+    """L with all attention on the optimal tokens: what it tends to for a frozen W_ov (V, d)."""
+    optimal = np.concatenate([np.arange(data.vocabulary_size), language.optimal_tokens(data)])
+    right = np.concatenate([data.collocation, data.next_token])
+    loss, _ = cross_entropy(torch.from_numpy(value[:, optimal].T.copy()), torch.from_numpy(right))
+    return float(loss.sum())
+
+
+def gaps(key_query: np.ndarray, data: DataSet) -> tuple[float, float]:
+    """The two least logit gaps of Theorem 3 over all queries, for W_kq of shape (V, V).
+
+    Returns:
+        Optimal minus non-comparable, and non-comparable minus non-optimal.
+    """
+    role = language.roles(language.orders(data)).T  # [x, q], as W_kq
+
+    def extreme(which: int, pick: np.ufunc, empty: float) -> np.ndarray:
+        return pick.reduce(np.where(role == which, key_query, empty), axis=0)
+
+    best = extreme(language.OPTIMAL, np.minimum, np.inf)
+    worst = extreme(language.NON_OPTIMAL, np.maximum, -np.inf)
+    middle_high = extreme(language.NON_COMPARABLE, np.maximum, -np.inf)
+    middle_low = extreme(language.NON_COMPARABLE, np.minimum, np.inf)
+    return float((best - middle_high).min()), float((middle_low - worst).min())
+
+
+def predict(
+    value: np.ndarray, key_query: np.ndarray, sentences: np.ndarray, following: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the model's most likely next token is `following`, and that token's probability, each (n,).
+
+    Args:
+        value: W_ov, shape (V, d).
+        key_query: W_kq, shape (d, d).
+        sentences: shape (n, L), padded by -1.
+        following: shape (n,).
+    """
+    lengths = (sentences >= 0).sum(axis=1)
+    query = sentences[np.arange(len(sentences)), lengths - 1]
+    scores = np.where(sentences >= 0, key_query[sentences, query[:, None]], -np.inf)
+    attention = torch.softmax(torch.from_numpy(scores), -1).numpy()
+    logits = np.einsum("nl,nlv->nv", attention, value.T[sentences])
+    probability = torch.softmax(torch.from_numpy(logits), -1).numpy()
+    return logits.argmax(axis=1) == following, probability[np.arange(len(sentences)), following]
+
+
+def _on_training_sentences(value: np.ndarray, key_query: np.ndarray, data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """Attention on the optimal token of each sentence, and whether each sentence is continued rightly."""
+    model = KeysAndQueries([data], torch.from_numpy(value[None].copy()))
+    attention = model.attention(torch.from_numpy(key_query[None].copy()))[0].numpy()
+    on_optimal = (attention * (data.sentences == language.optimal_tokens(data)[:, None])).sum(axis=1)
+    singles = value[:, : data.vocabulary_size].argmax(axis=0) == data.collocation
+    right, _ = predict(value, key_query, data.sentences, data.next_token)
+    return on_optimal, np.concatenate([singles, right])
+
+
+def gradient_error(data: DataSet, generator: np.random.Generator) -> float:
+    """The relative difference of gradient (6) and central differences at a random point."""
+    size = data.vocabulary_size
+    value = torch.from_numpy(generator.normal(size=(1, size, size)))
+    point = torch.from_numpy(generator.normal(size=(1, size, size)))
+    model = KeysAndQueries([data], value)
+    _, gradient = model.loss_and_gradient(point)
+    width = 1e-5
+    numeric = torch.zeros_like(point)
+    for place in sorted(set(model.places.flatten().tolist())):
+        shift = torch.zeros(size * size, dtype=point.dtype)
+        shift[place] = width
+        high, _ = model.loss_and_gradient(point + shift.view(1, size, size))
+        low, _ = model.loss_and_gradient(point - shift.view(1, size, size))
+        numeric.view(-1)[place] = (high - low).item() / (2 * width)
+    return float((gradient - numeric).norm() / gradient.norm())

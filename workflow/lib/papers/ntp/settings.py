@@ -1,0 +1,76 @@
+"""The kinds of experiment of this paper: two-stage training on a random or on a spelled-out data set."""
+
+from __future__ import annotations
+
+from math import perm
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
+
+
+class TwoStageOptions(Options):
+    """The optimizer's own `step_size` serves stage 1 (values); this one serves stage 2 (keys and queries)."""
+
+    step_size_kq: Positive
+
+
+class TwoStage(Settings):
+    """What every two-stage run needs (specification, section 5)."""
+
+    options = TwoStageOptions
+
+    steps_ov: Count
+    steps_kq: Count
+    init: Literal["zero", "uniform"]
+    init_scale: NonNegative
+
+
+class RandomSentences(TwoStage):
+    """A random realizable data set: every one-token sentence, and random longer ones (section 3)."""
+
+    vocabulary_size: Count = Field(ge=2)
+    embedding_dimension: Count
+    sentences: Count
+    lengths: tuple[Count, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> RandomSentences:
+        size = self.vocabulary_size
+        if self.embedding_dimension < size:
+            raise ValueError(
+                f"embedding_dimension: found {self.embedding_dimension}, expected at least vocabulary_size = {size}, "
+                "because Assumption 2 asks for orthonormal tokens"
+            )
+        if not all(2 <= length <= size for length in self.lengths):
+            raise ValueError(
+                f"lengths: found {list(self.lengths)}, expected each between 2 and vocabulary_size = {size}"
+            )
+        distinct = sum(perm(size, length) for length in set(self.lengths))
+        if self.sentences > distinct:
+            raise ValueError(
+                f"sentences: found {self.sentences}, but only {distinct} distinct sentences of these lengths exist"
+            )
+        return self
+
+
+class Strings(TwoStage):
+    """A data set spelled out in strings, one letter a token; every proper prefix is followed by its next letter.
+
+    A probe is an unseen sentence with its expected next letter at the end.
+    """
+
+    strings: tuple[str, ...] = Field(min_length=1)
+    probes: tuple[str, ...]
+
+    @field_validator("strings", "probes")
+    @classmethod
+    def _long_enough(cls, strings: tuple[str, ...]) -> tuple[str, ...]:
+        for string in strings:
+            if len(string) < 2:
+                raise ValueError(f"expected strings of at least 2 letters, found {string!r}")
+        return strings
+
+
+KINDS: dict[str, type[Settings]] = {"random_sentences": RandomSentences, "strings": Strings}

@@ -1,0 +1,97 @@
+"""Algorithm 1: the value matrix on the collocation, then the key-query matrix on all sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.files import Arrays
+from workflow.lib.papers import Job
+from workflow.lib.papers.ntp.language import DataSet
+from workflow.lib.papers.ntp.model import KeysAndQueries, Values
+from workflow.lib.papers.ntp.settings import RandomSentences, TwoStage
+from workflow.lib.runs import Run, Trace
+
+LossAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+    """Run both stages for all seeds at once, stacked along the leading dimension.
+
+    Returns:
+        The trace holds `loss_ov` (mean over the vocabulary), `norm_ov`, `loss` (sum over the sentences) and `norm_kq`
+        at every step. The parameters are the snapshots `value` (seeds, snapshots, V, d) and `key_query`
+        (seeds, snapshots, d, d) at `snapshot_steps` of each stage; the last ones are final.
+    """
+    settings = experiment.settings
+    assert isinstance(settings, TwoStage)
+    sets = [DataSet.from_arrays(arrays) for arrays in data.values()]
+    value, key_query = initial(experiment, list(data), sets[0].vocabulary_size)
+    second = dict(optimizer.hyperparameters)
+    if "step_size" in second:
+        second["step_size"] = optimizer.options.step_size_kq  # type: ignore[attr-defined]
+
+    values = Values(sets)
+    first_stage = optimizer.build([value], stacked=True)
+    loss_ov, norm_ov, value_snapshots = descend(values.loss_and_gradient, value, first_stage, settings.steps_ov)
+    keys = KeysAndQueries(sets, value)
+    second_stage = optimizer.build([key_query], stacked=True, **second)
+    loss, norm_kq, key_query_snapshots = descend(keys.loss_and_gradient, key_query, second_stage, settings.steps_kq)
+
+    trace = Trace(data)
+    size = sets[0].vocabulary_size
+    trace.record_run({"loss_ov": loss_ov / size, "norm_ov": norm_ov})
+    trace.record_run({"loss": loss, "norm_kq": norm_kq})
+    return Run(trace, {"value": value_snapshots, "key_query": key_query_snapshots})
+
+
+def initial(experiment: Experiment, seeds: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The starting W_ov (seeds, V, d) and W_kq (seeds, d, d): zero as printed, or uniform as the curves suggest."""
+    settings = experiment.settings
+    assert isinstance(settings, TwoStage)
+    dimension = settings.embedding_dimension if isinstance(settings, RandomSentences) else size
+    scale = settings.init_scale if settings.init == "uniform" else 0.0
+
+    def draw(purpose: str, rows: int) -> torch.Tensor:
+        draws = [experiment.seed(s).generator(purpose).uniform(-scale, scale, (rows, dimension)) for s in seeds]
+        return torch.from_numpy(np.stack(draws))
+
+    return draw("init value", size), draw("init key_query", dimension)
+
+
+def descend(
+    loss_and_gradient: LossAndGradient, parameter: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Let an optimizer move `parameter` (runs, ...) in place for some steps.
+
+    Returns:
+        The losses and norms before each step and after the last, both (runs, steps + 1), and the snapshots
+        (runs, snapshots, ...) at `snapshot_steps(steps)`.
+    """
+    losses = torch.empty(steps + 1, len(parameter), dtype=parameter.dtype)
+    norms = torch.empty_like(losses)
+    snapshots = []
+    wanted = set(snapshot_steps(steps).tolist())
+
+    def closure() -> torch.Tensor:
+        loss, parameter.grad = loss_and_gradient(parameter)
+        return loss
+
+    for step in range(steps + 1):
+        norms[step] = torch.linalg.vector_norm(parameter.flatten(1), dim=1)
+        if step in wanted:
+            snapshots.append(parameter.clone())
+        if step < steps:
+            losses[step] = optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            losses[step] = closure()
+    return losses.T.numpy(), norms.T.numpy(), torch.stack(snapshots, dim=1).numpy()
+
+
+def snapshot_steps(steps: int) -> np.ndarray:
+    """The steps at which parameters are kept: each of the first ten, then every 10th, then every 100th."""
+    grid = np.r_[0:10, 10:1000:10, 1000:steps:100, steps]
+    return np.unique(grid[grid <= steps])

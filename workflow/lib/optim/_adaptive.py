@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from workflow.lib.optim._norms import gradients, joint_norm, per_run
+from workflow.lib.optim._norms import joint_norm, per_run, with_gradients
 
 
 class AdaptiveStep(torch.optim.Optimizer):
@@ -25,40 +25,38 @@ class AdaptiveStep(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moving = gradients(group)
+            moving = with_gradients(group)
             if not moving:
                 continue
-            found = [p.grad for p in moving if p.grad is not None]
-            norm = joint_norm(found, group["stacked"])
+            norm = joint_norm([g for _, g in moving], group["stacked"])
             if group["norm"] == "global":
                 sizes = [self._step_size(group, norm, loss)] * len(moving)
                 group["step_size_taken"] = sizes[0]
             else:
-                norms = [joint_norm([g], group["stacked"]) for g in found]
+                norms = [joint_norm([g], group["stacked"]) for _, g in moving]
                 sizes = [self._step_size(group, own, loss) for own in norms]
                 lengths = torch.stack([size * own for size, own in zip(sizes, norms, strict=True)])
-                group["step_size_taken"] = _ratio(torch.linalg.vector_norm(lengths, dim=0), norm)
+                group["step_size_taken"] = ratio(torch.linalg.vector_norm(lengths, dim=0), norm)
             group["steps_taken"] += 1
-            for p, size in zip(moving, sizes, strict=True):
-                p.sub_(self._direction(p, group["momentum"]) * per_run(size, p))
+            for (p, g), size in zip(moving, sizes, strict=True):
+                p.sub_(self._direction(p, g, group["momentum"]) * per_run(size, p))
         return loss
 
     def _step_size(self, group: dict[str, Any], norm: torch.Tensor, loss: Any) -> torch.Tensor:
         """The factor of the gradient: shape (runs,) if stacked, else (); 0 where the norm is 0."""
         raise NotImplementedError
 
-    def _direction(self, p: torch.Tensor, momentum: float) -> torch.Tensor:
-        assert p.grad is not None
+    def _direction(self, p: torch.Tensor, gradient: torch.Tensor, momentum: float) -> torch.Tensor:
         if not momentum:
-            return p.grad
+            return gradient
         state = self.state[p]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)
         velocity: torch.Tensor = state["velocity"]
-        return velocity.mul_(momentum).add_(p.grad)
+        return velocity.mul_(momentum).add_(gradient)
 
 
-def _ratio(numerator: torch.Tensor | float, denominator: torch.Tensor) -> torch.Tensor:
+def ratio(numerator: torch.Tensor | float, denominator: torch.Tensor) -> torch.Tensor:
     """Numerator / denominator, and 0 where the denominator is 0."""
     return torch.where(denominator > 0, numerator / denominator, 0.0)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from workflow.lib.optim._adaptive import AdaptiveStep, _ratio, check
+from workflow.lib.optim._adaptive import AdaptiveStep, check, ratio
 from workflow.lib.settings import Positive, Probability
 
 
@@ -47,5 +47,5 @@ class SNGD(AdaptiveStep):
         super().__init__(params, {**defaults, "stacked": stacked, "steps_taken": 0, "step_size_taken": None})
 
     def _step_size(self, group: dict[str, Any], norm: torch.Tensor, loss: Any) -> torch.Tensor:
-        size = _ratio(group["step_size"], norm)
+        size = ratio(group["step_size"], norm)
         return size if group["eta_max"] is None else size.clamp(max=group["eta_max"])

@@ -45,7 +45,7 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
         A trace with, by iteration (from 1): `train_loss` of the batch before the step, `gradient_norm`,
         `step_size` (the factor of the gradient, or of Adam's direction); by epoch (from 0): `test_accuracy`, `test_loss`, and
         `attention`, the class token's largest attention weight (mean over layers, heads, test examples); once:
-        `diverged_at`, the first iteration with a loss that is no number, else NaN, and `batches_per_epoch`.
+        `batches_per_epoch`, and if any seed diverged `diverged_at`, the first iteration with a loss that is no number.
         And the final weights, if the settings keep them.
 
     Raises:
@@ -268,7 +268,9 @@ def _trace(histories: Mapping[int, _History], settings: Deep) -> Trace:
             values = np.array(history.values[name])
             row[: len(values)] = np.where(np.isfinite(values), values, np.nan)
         trace.record(name, np.arange(first, last + 1), rows)
-    trace.record("diverged_at", 0, [history.diverged_at for history in histories.values()])
+    diverged = [history.diverged_at for history in histories.values()]
+    if not np.isnan(diverged).all():
+        trace.record("diverged_at", 0, diverged)
     trace.record("batches_per_epoch", 0, float(per_epoch))
     return trace
 

@@ -140,7 +140,12 @@ def _parser() -> argparse.ArgumentParser:
 
     def real_data(added: argparse.ArgumentParser) -> None:
         added.add_argument(
-            "--datasets", type=Path, nargs="*", default=[], metavar="JSON", help="manifests of the real data sets it reads"
+            "--datasets",
+            type=Path,
+            nargs="*",
+            default=[],
+            metavar="JSON",
+            help="manifests of the real data sets it reads",
         )
 
     fetched = stage("fetch", _fetch, "download a real data set, or check the files that are there")

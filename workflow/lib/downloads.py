@@ -41,7 +41,9 @@ class Remote:
     unpack: Literal["tar", "zip"] | None = None
 
 
-def fetch(remote: Remote, folder: Path, *, timeout: float = TIMEOUT, attempts: int = ATTEMPTS, pause: float = 1.0) -> None:
+def fetch(
+    remote: Remote, folder: Path, *, timeout: float = TIMEOUT, attempts: int = ATTEMPTS, pause: float = 1.0
+) -> None:
     """Download a file into a folder unless it is there already, check it, and unpack it if it is an archive.
 
     A broken connection is taken up again where it broke, also by the next run.

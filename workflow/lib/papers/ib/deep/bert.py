@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every file was fetched before; nothing may be looked up in a run
 
@@ -17,8 +18,8 @@ from transformers.utils import logging
 
 from workflow.lib.errors import UserError
 
-logging.set_verbosity_error()
-logging.disable_progress_bar()
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Classifier(nn.Module):
@@ -28,7 +29,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.bert = bert
 
-    def forward(self, inputs: tuple[Tensor, Tensor, Tensor], with_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, inputs: tuple[Tensor, Tensor, Tensor], with_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits and the attention of [CLS].
 
         Args:
@@ -60,7 +63,7 @@ def from_scratch(
     dropout: float | None,
 ) -> Classifier:
     """A small BERT with fresh weights."""
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -88,12 +91,17 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
             )
     try:
         bert = BertForSequenceClassification.from_pretrained(
-            folder, num_labels=classes, use_safetensors=True, local_files_only=True, dtype=torch.float32, **_dropouts(dropout)
+            folder,
+            num_labels=classes,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            **_dropouts(dropout),
         )
     except Exception as error:  # transformers raises many kinds, all about the same folder
         raise UserError(f"encoder: {folder} cannot be read ({str(error).splitlines()[0]})") from error
     return Classifier(bert)
 
 
-def _dropouts(dropout: float | None) -> dict[str, float]:
+def _dropouts(dropout: float | None) -> dict[str, Any]:
     return {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}

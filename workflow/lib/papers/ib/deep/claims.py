@@ -64,7 +64,9 @@ def _setting(figure: str) -> Measured:
         found["batch_size"] = experiment.settings.batch_size
         caps = {rules[label].hyperparameters["eta_max"] for label in ("sngd", "sps")}
         same_shape = all(getattr(experiment.settings, key) == value for key, value in shape.items())
-        return float(found == {k: v for k, v in row.items() if k != "eta_max"} and caps == {row["eta_max"]} and same_shape)
+        return float(
+            found == {k: v for k, v in row.items() if k != "eta_max"} and caps == {row["eta_max"]} and same_shape
+        )
 
     return setting
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow.lib import datasets
-from workflow.lib.datasets import Images, Sentences, mnist_5k
+from workflow.lib.datasets import Images, Texts, mnist_5k
 from workflow.lib.errors import UserError
 from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
@@ -40,7 +40,9 @@ def encoder_folder(experiment: Experiment, settings: Language) -> Path:
         return experiment.folder(settings.encoder)
     folder = Path(settings.encoder).expanduser()
     if not folder.is_dir():
-        raise UserError(f"encoder: expected {' or '.join(ENCODERS)}, or a folder with an encoder; found {settings.encoder!r}")
+        raise UserError(
+            f"encoder: expected {' or '.join(ENCODERS)}, or a folder with an encoder; found {settings.encoder!r}"
+        )
     return folder
 
 
@@ -53,10 +55,12 @@ def _images(experiment: Experiment, settings: Vision, seed: Seed) -> Arrays:
         digits, labels = mnist_5k.load()
         counts = _counts(settings)
         order = seed.generator("split").permutation(len(labels))[: sum(counts)]
-        train, test = np.split(order, [counts[0]])
-        found = Images(digits[train], labels[train], digits[test], labels[test])
+        first, second = np.split(order, [counts[0]])
+        found = Images(digits[first], labels[first], digits[second], labels[second])
     else:
-        found = _load(settings.dataset, experiment.folder(settings.dataset))  # type: ignore[assignment]
+        loaded = _load(settings.dataset, experiment.folder(settings.dataset))
+        assert isinstance(loaded, Images)
+        found = loaded
     train = _chosen(seed, "train", settings.train_examples, found.train_labels)
     test = _chosen(seed, "test", settings.test_examples, found.test_labels)
     if train is None and test is None:
@@ -81,8 +85,9 @@ def _texts(experiment: Experiment, settings: Language, seed: Seed) -> Arrays:
         arrays["vocabulary"] = np.array(len(words))
     else:
         source, encoder = experiment.folder(settings.dataset), encoder_folder(experiment, settings)
-        found = dict(zip(_PARTS, _load(settings.dataset, source), strict=True))
-        labels = {part: s.labels for part, s in found.items()}
+        found = _load(settings.dataset, source)
+        assert isinstance(found, Texts)
+        labels = {"train": found.train.labels, "test": found.test.labels}
         tokens = {part: _encoded(settings.dataset, source, part, encoder, settings.max_length) for part in _PARTS}
     for part, count in zip(_PARTS, (settings.train_examples, settings.test_examples), strict=True):
         chosen = _chosen(seed, part, count, labels[part])

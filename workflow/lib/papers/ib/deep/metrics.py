@@ -19,8 +19,8 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     """Trailing means of what training recorded by iteration, the rest as it is, and facts of the data.
 
     Per optimizer: `train_loss`, `gradient_norm`, `step_size` by iteration, `test_accuracy`, `test_loss`,
-    `attention` by epoch, and `diverged_at` if any seed diverged. Of the data: the numbers of training and test examples, the share of
-    the test set's largest class, and the batches per epoch.
+    `attention` by epoch, and `diverged_at` if any seed diverged. Of the data: the numbers of training and test
+    examples, the share of the test set's largest class, and the batches per epoch.
     """
     settings = experiment.settings
     assert isinstance(settings, Deep)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
-from typing_extensions import Self
 
 from workflow.lib.settings import Count, Needs, Positive, Probability, Settings
 

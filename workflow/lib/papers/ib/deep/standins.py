@@ -43,13 +43,20 @@ def _column(values: np.ndarray) -> np.ndarray:
 
 # ---- texts ----
 
-_PEOPLE = "doctor teacher farmer pilot singer lawyer student painter baker sailor".split()
-_ANIMALS = "dog horse cat parrot donkey".split()
+_PEOPLE = ["doctor", "teacher", "farmer", "pilot", "singer", "lawyer", "student", "painter", "baker", "sailor"]
+_ANIMALS = ["dog", "horse", "cat", "parrot", "donkey"]
 _KINDS = dict.fromkeys(_PEOPLE, "person") | dict.fromkeys(_ANIMALS, "animal")
-_VERBS = {"found": "lost", "bought": "sold", "opened": "closed", "loved": "hated", "built": "destroyed", "praised": "blamed"}
+_VERBS = {
+    "found": "lost",
+    "bought": "sold",
+    "opened": "closed",
+    "loved": "hated",
+    "built": "destroyed",
+    "praised": "blamed",
+}
 _OPPOSITE = _VERBS | {value: key for key, value in _VERBS.items()}
-_THINGS = "house boat letter lamp bridge wagon violin garden ticket basket".split()
-_ADJECTIVES = "old young tall quiet clever tired famous cheerful".split()
+_THINGS = ["house", "boat", "letter", "lamp", "bridge", "wagon", "violin", "garden", "ticket", "basket"]
+_ADJECTIVES = ["old", "young", "tall", "quiet", "clever", "tired", "famous", "cheerful"]
 _PLACES = ["in the city", "near the river", "at the market", "behind the church", "on the island"]
 _DETAILS = ["for his sister", "because of the rain", "after a long quarrel", "to win a prize", "for the first time"]
 
@@ -58,8 +65,8 @@ def premises(rng: np.random.Generator, count: int) -> Sentences:
     """Pairs of sentences: entailment (0), neutral (1) or contradiction (2), in equal shares.
 
     Entailed hypotheses leave something out or name the kind (doctor: person); neutral ones add a detail;
-    contradictions negate, turn the verb round, or turn the subject's adjective to another subject. Half of
-    the contradictions carry no telltale word, as does a third of the neutral ones, and one label in twenty is drawn at random.
+    contradictions negate or turn the verb round. Half of the contradictions carry no telltale word, as does a
+    third of the neutral ones, and one label in twenty is drawn at random.
     """
     labels = rng.integers(0, 3, count)
     pairs = [_pair(rng, int(label)) for label in labels]
@@ -88,12 +95,12 @@ def _pair(rng: np.random.Generator, label: int) -> tuple[str, str]:
     return premise, f"the {subject} {_OPPOSITE[verb]} the {thing}"
 
 
-_INSULTS = "idiot liar fool coward clown crook".split()
-_RUDE = "stupid pathetic disgusting dumb shameful".split()
-_TOPICS = "tax school road budget council election pipeline hospital teacher mayor".split()
-_VIEWS = "plan vote idea report decision speech policy proposal".split()
-_POLITE = "sensible useful costly late fair open careful unclear".split()
-_FILLERS = "today again frankly indeed perhaps anyway honestly still".split()
+_INSULTS = ["idiot", "liar", "fool", "coward", "clown", "crook"]
+_RUDE = ["stupid", "pathetic", "disgusting", "dumb", "shameful"]
+_TOPICS = ["tax", "school", "road", "budget", "council", "election", "pipeline", "hospital", "teacher", "mayor"]
+_VIEWS = ["plan", "vote", "idea", "report", "decision", "speech", "policy", "proposal"]
+_POLITE = ["sensible", "useful", "costly", "late", "fair", "open", "careful", "unclear"]
+_FILLERS = ["today", "again", "frankly", "indeed", "perhaps", "anyway", "honestly", "still"]
 
 
 def comments(rng: np.random.Generator, count: int) -> Sentences:
@@ -116,9 +123,21 @@ def _comment(rng: np.random.Generator, toxic: bool) -> str:
     opening = f"the {one(_TOPICS)} {one(_VIEWS)} is {one(_POLITE)} {one(_FILLERS)}"
     closing = f"{one(_FILLERS)} the {one(_VIEWS)} on the {one(_TOPICS)} is {one(_POLITE)}"
     if toxic:
-        point = one([f"the mayor is a {one(_INSULTS)}", f"what a {one(_RUDE)} {one(_VIEWS)}", f"you {one(_RUDE)} {one(_INSULTS)}"])
+        point = one(
+            [
+                f"the mayor is a {one(_INSULTS)}",
+                f"what a {one(_RUDE)} {one(_VIEWS)}",
+                f"you {one(_RUDE)} {one(_INSULTS)}",
+            ]
+        )
     elif rng.random() < 0.4:
-        point = one([f"nobody is a {one(_INSULTS)} here", f"it is not {one(_RUDE)} at all", f"who said {one(_RUDE)} {one(_INSULTS)}"])
+        point = one(
+            [
+                f"nobody is a {one(_INSULTS)} here",
+                f"it is not {one(_RUDE)} at all",
+                f"who said {one(_RUDE)} {one(_INSULTS)}",
+            ]
+        )
     else:
         point = f"what a {one(_POLITE)} {one(_VIEWS)}"
     return f"{opening} {point} {closing}" if rng.random() < 0.5 else f"{point} {closing}"

@@ -50,11 +50,11 @@ def by_encoder(texts: Sentences, folder: Path, max_length: int) -> Tokens:
         UserError: the folder has no tokenizer.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         raise UserError(f"encoder: {folder} has no tokenizer (vocab.txt or tokenizer.json)")
-    tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
     found = tokenizer(texts.first, texts.second, truncation=True, max_length=max_length)
     starts = [len(segment) - sum(segment) for segment in found["token_type_ids"]]
     return _padded(found["input_ids"], starts)

@@ -43,9 +43,10 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
 
     Returns:
         A trace with, by iteration (from 1): `train_loss` of the batch before the step, `gradient_norm`,
-        `step_size` (the factor of the gradient, or of Adam's direction); by epoch (from 0): `test_accuracy`, `test_loss`, and
-        `attention`, the class token's largest attention weight (mean over layers, heads, test examples); once:
-        `batches_per_epoch`, and if any seed diverged `diverged_at`, the first iteration with a loss that is no number.
+        `step_size` (the factor of the gradient, or of Adam's direction); by epoch (from 0): `test_accuracy`,
+        `test_loss`, and `attention`, the class token's largest attention weight (mean over layers, heads, test
+        examples); once: `batches_per_epoch`, and if any seed diverged `diverged_at`, the first iteration with a
+        loss that is no number.
         And the final weights, if the settings keep them.
 
     Raises:
@@ -149,7 +150,7 @@ class _Training:
     def _order(self, epoch: int) -> tuple[torch.Tensor, ...]:
         """The batches of an epoch: a new order each time, the same for every optimizer."""
         order = self.seed.generator(f"order of epoch {epoch}").permutation(len(self.examples["train"]))
-        return torch.from_numpy(order).to(self.device).split(self.settings.batch_size)
+        return torch.split(torch.from_numpy(order).to(self.device), self.settings.batch_size)
 
     def _step(self, index: torch.Tensor) -> float:
         """One step of the optimizer on one batch; returns the batch's loss before it."""
@@ -164,14 +165,16 @@ class _Training:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        loss = self.optimizer.step(closure)
+        loss = self.optimizer.step(closure)  # type: ignore[arg-type]
         assert loss is not None
         self.iteration += 1
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         group = self.optimizer.param_groups[0]
         size = group["step_size_taken"] if "step_size_taken" in group else group["lr"]
-        record = torch.stack([torch.as_tensor(x, device=self.device, dtype=torch.float32).detach() for x in (loss, norm, size)])
+        record = torch.stack(
+            [torch.as_tensor(x, device=self.device, dtype=torch.float32).detach() for x in (loss, norm, size)]
+        )
         for name, value in zip(ITERATION_METRICS, record.tolist(), strict=True):
             self.history.values[name].append(value)
         return self.history.values["train_loss"][-1]
@@ -182,7 +185,7 @@ class _Training:
         self.model.eval()
         test = self.examples["test"]
         correct = loss = attention = torch.zeros((), device=self.device, dtype=torch.float64)
-        for index in torch.arange(len(test), device=self.device).split(EVALUATION_BATCH):
+        for index in torch.split(torch.arange(len(test), device=self.device), EVALUATION_BATCH):
             inputs, labels = test.batch(index)
             with self._autocast():
                 logits, rows = self.model(inputs, with_attention=True)
@@ -236,7 +239,8 @@ class _Checkpoint:
             same = found["signature"] == self._signature
         except Exception as error:  # torch raises many kinds, all about the same file
             raise UserError(
-                f"{path}: this checkpoint cannot be read ({str(error).splitlines()[0]}). Delete it to begin the training anew."
+                f"{path}: this checkpoint cannot be read ({str(error).splitlines()[0]}). "
+                "Delete it to begin the training anew."
             ) from error
         if same:
             self._states = found["states"]
@@ -285,6 +289,6 @@ def _enough_memory(device: torch.device, batch_size: int) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "memory" not in text:
             raise
         raise UserError(
-            f"out of memory on the device {device.type} with batch_size {batch_size} ({text}). Take a device with more memory or "
-            "a smaller batch_size; a run that was begun goes on from its last checkpoint."
+            f"out of memory on the device {device.type} with batch_size {batch_size} ({text}). Take a device with more "
+            "memory or a smaller batch_size; a run that was begun goes on from its last checkpoint."
         ) from error

@@ -67,9 +67,10 @@ class LocalAttention(nn.Module):
         """Scaled queries (B, H, queries, K), keys and values (B, H, T, K), and -inf where nobody looks (queries, T)."""
         x = self.norm(x)
         width = self.query_key_value.out_features // 3
-        to_query, to_rest = self.query_key_value.weight.split([width, 2 * width])
-        query = F.linear(x[:, :queries], to_query).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = F.linear(x, to_rest).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        to_query, to_rest = torch.split(self.query_key_value.weight, [width, 2 * width])
+        query = F.linear(x[:, :queries], to_query).view(len(x), queries, self.heads, -1).transpose(1, 2)
+        rest = F.linear(x, to_rest).view(*x.shape[:2], 2, self.heads, -1)
+        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
         others = torch.zeros(queries, x.shape[1], dtype=query.dtype, device=x.device).fill_diagonal_(-math.inf)
         return query * self.log_temperature.exp(), key, value, others
 

@@ -76,7 +76,7 @@ def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
 
 
 def _number(value: float) -> str:
-    return "diverged" if math.isnan(value) else f"{value:.4g}"
+    return "not measured" if math.isnan(value) else f"{value:.4g}"
 
 
 def _band(low: float, high: float) -> str:

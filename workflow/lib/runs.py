@@ -23,6 +23,10 @@ COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "metric", "value"
 DATA = "data"
 
 
+class NotRecordedError(LookupError):
+    """A number that no run recorded, for instance at a step beyond the end of shortened runs."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """One metric of one optimizer: `values[i, j]` belongs to `seeds[i]` and `steps[j]`.
@@ -38,7 +42,7 @@ class Curve:
         """The values of all seeds at one recorded step, shape (seeds,)."""
         found = np.flatnonzero(self.steps == step)
         if not found.size:
-            raise KeyError(f"step {step} was not recorded; steps run from {self.steps[0]} to {self.steps[-1]}")
+            raise NotRecordedError(f"step {step} was not recorded; steps run from {self.steps[0]} to {self.steps[-1]}")
         return self.values[:, found[0]]
 
     def final(self) -> np.ndarray:
@@ -46,13 +50,25 @@ class Curve:
         return self.values[:, -1]
 
     def window(self, first: float, last: float) -> Curve:
-        """The part with first <= step <= last."""
+        """The part with first <= step <= last.
+
+        Raises:
+            NotRecordedError: no step lies there.
+        """
         inside = (self.steps >= first) & (self.steps <= last)
+        if not inside.any():
+            raise NotRecordedError(f"no step from {first} to {last} was recorded; the last one is {self.steps[-1]}")
         return Curve(self.seeds, self.steps[inside], self.values[:, inside])
 
     def slope(self, first: float, last: float, *, log_steps: bool = False, log_values: bool = False) -> np.ndarray:
-        """The least-squares slope over first <= step <= last, natural logarithms where asked, shape (seeds,)."""
+        """The least-squares slope over first <= step <= last, natural logarithms where asked, shape (seeds,).
+
+        Raises:
+            NotRecordedError: fewer than two steps lie there.
+        """
         part = self.window(first, last)
+        if part.steps.size < 2:
+            raise NotRecordedError(f"fewer than two steps were recorded from {first} to {last}")
         x = np.log(part.steps) if log_steps else part.steps.astype(np.float64)
         y = np.log(part.values) if log_values else part.values
         x = x - x.mean()
@@ -103,7 +119,7 @@ class Trace:
         try:
             return self._curves[metric]
         except KeyError:
-            raise KeyError(unknown("metric", metric, self._curves)) from None
+            raise NotRecordedError(unknown("metric", metric, self._curves)) from None
 
     def __contains__(self, metric: str) -> bool:
         return metric in self._curves
@@ -189,7 +205,7 @@ def read_traces(*paths: Path | str) -> dict[str, Trace]:
     tables = []
     for path in paths:
         with readable(path):
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()
             if tuple(table.column_names) != COLUMNS:
                 raise ValueError(f"its columns are {', '.join(table.column_names)}")
         tables.append(table.cast(_SCHEMA))

@@ -73,12 +73,15 @@ def draw(
 ) -> None:
     """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, and its caption as `.rst`."""
     from workflow.lib import captions
-    from workflow.lib.runs import Metrics
+    from workflow.lib.runs import Metrics, NotRecordedError
 
     known = papers.figures(paper.name)
     if figure not in known:
         raise UserError(f"{paper.name}: {unknown('figure', figure, known)}")
-    drawing = known[figure](Metrics.read(metrics), experiments)
+    try:
+        drawing = known[figure](Metrics.read(metrics), experiments)
+    except NotRecordedError as error:
+        raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
         with atomic(outputs[kind]) as temporary:
             drawing.figure.savefig(temporary, metadata=metadata)
@@ -96,7 +99,7 @@ def judge(
 ) -> None:
     """Measure every claim of a paper and hold it against its band; a claim that fails is a line like any other."""
     from workflow.lib import judging
-    from workflow.lib.runs import Metrics
+    from workflow.lib.runs import Metrics, NotRecordedError
 
     known = papers.claims(paper)
     measured: dict[str, Any] = {}
@@ -104,7 +107,10 @@ def judge(
     for claim in claims:
         if claim.name not in known:
             raise UserError(f"{paper}: {unknown('claim', claim.name, known)}")
-        measured[claim.name] = known[claim.name](loaded, experiments)
+        try:
+            measured[claim.name] = known[claim.name](loaded, experiments)
+        except NotRecordedError:  # shortened runs: the claim is not met, and the table says why
+            measured[claim.name] = float("nan")
     judging.write_csv(table, [judging.row(paper, claim, measured[claim.name]) for claim in claims])
 
 

@@ -86,4 +86,8 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 def build(name: str, parameters: Any, **hyperparameters: Any) -> torch.optim.Optimizer:
     """Make an optimizer by name, as `build("ngd", [w], step_size=0.1, stacked=True)`."""
-    return optimizer_class(name)(parameters, **hyperparameters)
+    from workflow.lib.optim._quick_start import trim
+
+    rule = optimizer_class(name)
+    trim(rule)
+    return rule(parameters, **hyperparameters)

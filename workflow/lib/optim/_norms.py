@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+
+_SMALLEST = torch.finfo(torch.float64).tiny
+_SAFE = 1e-140  # above it, the squares of all entries that matter are ordinary numbers
 
 
 def with_gradients(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -32,6 +35,28 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     safe = torch.where(largest > 0, largest, torch.ones_like(largest))
     norm = torch.linalg.vector_norm(flat / safe, dim=1) * safe[:, 0]
     return norm if stacked else norm[0]
+
+
+def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
+    """Several tensors divided by the Euclidean norm of all their entries together (per run when stacked).
+
+    Zero stays zero, and nothing underflows.
+
+    Args:
+        tensors: each of shape (runs, ...) if stacked, else any shape.
+        stacked: one norm per run instead of one in all.
+    """
+    flat = [t.reshape(len(t) if stacked else 1, -1) for t in tensors]
+    if len(flat) == 1:
+        norm = torch.linalg.vector_norm(flat[0], dim=1, keepdim=True)
+        if norm.min() > _SAFE:
+            return [(flat[0] / norm).view_as(tensors[0])]
+    # Near the smallest numbers a sum of squares underflows: divide by the largest entry first.
+    largest = torch.stack([torch.linalg.vector_norm(f, torch.inf, dim=1) for f in flat]).amax(0)
+    scaled = [f / largest.clamp(min=_SMALLEST).unsqueeze(1) for f in flat]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s, dim=1) for s in scaled]), dim=0)
+    divisor = norm.clamp(min=_SMALLEST).unsqueeze(1)
+    return [(s / divisor).view_as(t) for s, t in zip(scaled, tensors, strict=True)]
 
 
 def per_run(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from workflow.lib.optim._norms import joint_norm, per_run, with_gradients
+from workflow.lib.optim._norms import unit, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
 
@@ -49,11 +49,9 @@ class NGD(torch.optim.Optimizer):
         for group in self.param_groups:
             moving = with_gradients(group)
             if moving:
-                norm = joint_norm([gradient for _, gradient in moving], group["stacked"])
                 size = group["step_size"] * (group["steps_taken"] + 1) ** -group["decay"]
-                for p, gradient in moving:
-                    divisor = per_run(norm, gradient)
-                    # Divide first: size / norm overflows for gradients near the smallest numbers.
-                    p.sub_(torch.where(divisor > 0, gradient / divisor, 0.0), alpha=size)
+                directions = unit([gradient for _, gradient in moving], group["stacked"])
+                for (p, _), direction in zip(moving, directions, strict=True):
+                    p.sub_(direction, alpha=size)
             group["steps_taken"] += 1
         return loss

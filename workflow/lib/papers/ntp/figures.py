@@ -44,9 +44,9 @@ def fig2(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
     curves = published()
     worst = {}
     for ax, (panel, (metric, _, _)) in zip(sheet.panels[0], PANELS.items(), strict=True):
-        theirs = curves[curves["panel"] == panel]
-        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], color="black", linestyle="--", linewidth=1)
         ours = _main(metrics, "two_stage", metric)
+        theirs = curves[(curves["panel"] == panel) & (curves["t"] <= ours.steps[-1])]
+        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], color="black", linestyle="--", linewidth=1)
         deviation = np.interp(theirs["t"], ours.steps, ours.values.mean(axis=0)) - theirs["value"].to_numpy()
         worst[panel] = np.abs(deviation[theirs["t"] > 0]).max()
         ax.set_title(f"deviation ≤ {worst[panel]:.2g}", fontsize=8, color=GREY)

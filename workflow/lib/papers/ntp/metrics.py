@@ -74,7 +74,8 @@ def _measure_run(
     trace.record("attention_on_optimal", settings.steps_kq, [on_optimal.min() for on_optimal, _ in attended])
     trace.record("accuracy", settings.steps_kq, [right.mean() for _, right in attended])
     trace.record("loss_floor", settings.steps_kq, [loss_floor(v, d) for v, _, d in last])
-    found = np.array([[gaps(w, d) for w in snapshots] for snapshots, d in zip(key_query, sets, strict=True)])
+    roles = [language.roles(language.orders(d)) for d in sets]
+    found = np.array([[gaps(w, role) for w in snapshots] for snapshots, role in zip(key_query, roles, strict=True)])
     trace.record("optimal_gap", steps_kq, found[..., 0])
     trace.record("non_comparable_gap", steps_kq, found[..., 1])
     for kind in ("new_token", "optimal_token"):
@@ -155,13 +156,13 @@ def loss_floor(value: np.ndarray, data: DataSet) -> float:
     return float(loss.sum())
 
 
-def gaps(key_query: np.ndarray, data: DataSet) -> tuple[float, float]:
-    """The two least logit gaps of Theorem 3 over all queries, for W_kq of shape (V, V).
+def gaps(key_query: np.ndarray, roles: np.ndarray) -> tuple[float, float]:
+    """The two least logit gaps of Theorem 3 over all queries, for W_kq and `language.roles`, both (V, V).
 
     Returns:
         Optimal minus non-comparable, and non-comparable minus non-optimal.
     """
-    role = language.roles(language.orders(data)).T  # [x, q], as W_kq
+    role = roles.T  # [x, q], as W_kq
 
     def extreme(which: int, pick: np.ufunc, empty: float) -> np.ndarray:
         return pick.reduce(np.where(role == which, key_query, empty), axis=0)

@@ -15,21 +15,25 @@ import torch
 from workflow.lib.papers.ntp.language import DataSet
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, dim: int = -1) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss -log softmax(logits)[target] and its gradient, both exact when the loss is tiny.
 
     Args:
-        logits: shape (..., V).
-        target: shape (...), the index of the right token.
+        logits: shape (..., V, ...), with the V classes along `dim`.
+        target: the index of the right class, shape of the logits without `dim`.
+        dim: the dimension of the classes.
 
     Returns:
-        The loss, shape (...), and softmax(logits) - e_target, shape (..., V).
+        The loss, shape of the target (infinite beyond 700), and softmax(logits) - e_target, shape of the logits.
     """
-    at = target.unsqueeze(-1)
-    others = logits.scatter(-1, at, -torch.inf)
-    loss = torch.nn.functional.softplus(torch.logsumexp(others, -1) - logits.gather(-1, at).squeeze(-1), threshold=40)
-    wrong = torch.softmax(logits, -1).scatter(-1, at, 0.0)
-    return loss, wrong.scatter(-1, at, -wrong.sum(-1, keepdim=True))
+    at = target.unsqueeze(dim)
+    # With margins m_v = logit_v - logit_target: the loss is log(1 + sum of e^m over the wrong v), and no
+    # probability is ever subtracted from 1.
+    wrong = (logits - logits.gather(dim, at)).scatter_(dim, at, -torch.inf).exp_()
+    wrong_sum = wrong.sum(dim, keepdim=True)
+    total = 1 + wrong_sum
+    residual = wrong.div_(total).scatter_(dim, at, -wrong_sum / total)
+    return torch.log1p(wrong_sum).squeeze(dim), residual
 
 
 class Values:
@@ -48,11 +52,9 @@ class Values:
         Args:
             value: W_ov, shape (runs, V, d) with d >= V.
         """
-        size = self.target.shape[1]
-        loss, residual = cross_entropy(value[:, :, :size].transpose(1, 2), self.target)
-        gradient = torch.zeros_like(value)
-        gradient[:, :, :size] = residual.transpose(1, 2)
-        return loss.sum(-1), gradient
+        spare = value.shape[2] - self.target.shape[1]
+        loss, gradient = cross_entropy(value[:, :, : self.target.shape[1]], self.target, dim=1)
+        return loss.sum(-1), torch.nn.functional.pad(gradient, (0, spare)) if spare else gradient
 
 
 class KeysAndQueries:
@@ -90,12 +92,13 @@ class KeysAndQueries:
             key_query: W_kq, shape (runs, d, d).
         """
         attention = self.attention(key_query)
-        logits = (attention.unsqueeze(-2) @ self.outputs).squeeze(-2)
+        # For so few positions a product and a sum are faster than a batched matrix product; not so for V classes.
+        logits = (attention.unsqueeze(-1) * self.outputs).sum(-2)
         loss, residual = cross_entropy(logits, self.target)
-        slopes = (self.outputs @ residual.unsqueeze(-1)).squeeze(-1)
+        slopes = torch.bmm(self.outputs.flatten(0, 1), residual.flatten(0, 1).unsqueeze(-1))
         # (diag(a) - a a^T) g as pairwise differences, each exact: a_l sum_k a_k (g_l - g_k).
-        differences = slopes.unsqueeze(-1) - slopes.unsqueeze(-2)
-        through = attention * (differences @ attention.unsqueeze(-1)).squeeze(-1)
+        differences = slopes - slopes.transpose(1, 2)
+        centred = torch.bmm(differences, attention.flatten(0, 1).unsqueeze(-1)).view_as(attention)
         gradient = torch.zeros_like(key_query).flatten(1)
-        gradient.scatter_add_(1, self.places, through.flatten(1))
+        gradient.scatter_add_(1, self.places, (attention * centred).flatten(1))
         return loss.sum(-1) + self.constant, gradient.view_as(key_query)

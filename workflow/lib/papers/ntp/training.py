@@ -62,6 +62,7 @@ def initial(experiment: Experiment, seeds: list[int], size: int) -> tuple[torch.
     return draw("init value", size), draw("init key_query", dimension)
 
 
+@torch.inference_mode()
 def descend(
     loss_and_gradient: LossAndGradient, parameter: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,6 +77,7 @@ def descend(
     snapshots = []
     wanted = set(snapshot_steps(steps).tolist())
 
+    @torch.inference_mode()  # an optimizer turns gradients on for its closure; these are worked out by hand
     def closure() -> torch.Tensor:
         loss, parameter.grad = loss_and_gradient(parameter)
         return loss

@@ -1,0 +1,74 @@
+"""Shared fixtures: running the workflow as its user does, in directories of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def snakemake(
+    directory: Path, *arguments: str, project: Path = ROOT, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake on a project's Snakefile with all outputs under `directory`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--directory", str(directory)]
+        + list(arguments),
+        capture_output=True,
+        text=True,
+        env=environment(project),
+        cwd=directory,
+    )
+    if check and done.returncode != 0:
+        pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+    return done
+
+
+def stage(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m workflow.lib <arguments>`."""
+    command = [sys.executable, "-m", "workflow.lib", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(ROOT), cwd=cwd)
+
+
+def environment(project: Path) -> dict[str, str]:
+    """The environment of a child: this Python first on PATH, one thread, the project's own library."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """The table 'Job stats' of a (dry) run: rule -> number of jobs."""
+    table = output.split("Job stats:")[1].split("\n\n")[0]
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+)\s+(\d+)$", table, re.MULTILINE) if m[1] != "total"}
+
+
+def copy_project(target: Path) -> Path:
+    """A copy of the files under version control, to edit in a test."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole workflow as it is shipped, run once: the folder that holds its `results`."""
+    directory = tmp_path_factory.mktemp("default")
+    snakemake(directory, "--cores", "2")
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the project to edit."""
+    yield copy_project(tmp_path / "project")

@@ -1,0 +1,176 @@
+"""The workflow as a whole: what it makes, what reruns after which change, and that results do not depend on how."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
+from workflow.lib.configuration import make_plan, read_yaml
+
+QUICK = ("--configfile", str(ROOT / "tests" / "quick.yaml"))
+PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
+FIGURES = [(paper.name, figure) for paper in PLAN.papers.values() for figure in paper.figures]
+
+
+@pytest.mark.parametrize("paper, figure", FIGURES)
+def test_every_figure_comes_out(default_run: Path, paper: str, figure: str) -> None:
+    folder = default_run / "results" / paper / "figures"
+    assert (folder / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv(folder / f"{figure}.csv")) > 0
+    assert ".. list-table::" in (folder / f"{figure}.rst").read_text()
+
+
+def test_claims_of_the_default_run(default_run: Path) -> None:
+    """Every ledger entry is measured on the pinned seeds; what is known to fail is named here, with the reason."""
+    claims = pd.read_csv(default_run / "results" / "claims.csv")
+    assert set(claims["claim"]) == {claim for paper in PLAN.papers.values() for claim in paper.claims}
+    failing = claims[~claims["holds"]]
+    known = read_yaml(ROOT / "tests" / "known_failing_claims.yaml")
+    assert set(failing["claim"]) == set(known), failing[["claim", "measured", "low", "high"]].to_string()
+
+
+def test_nothing_to_do_the_second_time(default_run: Path) -> None:
+    done = snakemake(default_run, "--cores", "2")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_changing_a_step_size_reruns_that_optimizer_only(default_run: Path) -> None:
+    change = "ntp={experiments: {two_stage: {optimizers: {ngd: {step_size: 0.1}}}}}"
+    done = snakemake(default_run, "-n", "--config", change)
+    counts = job_counts(done.stdout + done.stderr)
+    # Two figures draw this experiment; nothing of other experiments or papers is touched.
+    assert counts == {"train": 1, "measure": 1, "draw": 2, "judge": 1, "claims": 1, "all": 1}
+
+
+def test_rewording_a_source_trains_nothing(default_run: Path) -> None:
+    change = "ntp={experiments: {two_stage: {settings: {sentences: {where: elsewhere}}}}}"
+    done = snakemake(default_run, "-n", "--config", change)
+    counts = job_counts(done.stdout + done.stderr)
+    assert set(counts) == {"draw", "judge", "claims", "all"}
+
+
+@pytest.mark.parametrize(
+    "module, stages",
+    [
+        ("papers/ntp/figures.py", {"draw"}),
+        ("papers/ntp/training.py", {"train", "measure", "draw", "judge"}),
+        ("papers/ntp/data.py", {"generate", "train", "measure", "draw", "judge"}),
+        ("optim/ngd.py", {"train", "measure", "draw", "judge"}),
+        ("optim/adam.py", set()),
+    ],
+)
+def test_editing_a_module_reruns_its_paper_only(tmp_path: Path, module: str, stages: set[str]) -> None:
+    project = copy_project(tmp_path / "project")
+    only_ntp = ("--config", "papers=[ntp]")
+    snakemake(project, "--cores", "2", *QUICK, *only_ntp, project=project)
+    path = project / "workflow" / "lib" / module
+    path.write_text(path.read_text() + "\n# edited\n")
+    done = snakemake(project, "-n", *QUICK, *only_ntp, project=project)
+    output = done.stdout + done.stderr
+    if not stages:
+        assert "Nothing to be done" in output
+    else:
+        assert set(job_counts(output)) - {"claims", "all"} == stages
+
+
+def test_papers_share_no_module_of_a_room() -> None:
+    from workflow.lib.sources import modules
+
+    for paper in PLAN.papers:
+        for experiment in PLAN.paper(paper).experiments.values():
+            room = experiment.checked.room
+            for stage in ("data", "training", "metrics"):
+                foreign = [p for p in modules(f"{room}.{stage}") if "papers" in p.parts and p.parent.name != "papers"]
+                assert all(paper in path.parts for path in foreign)
+
+
+def outputs(directory: Path) -> dict[str, bytes]:
+    """Every result but the logs, as bytes."""
+    results = directory / "results"
+    kinds = {".parquet", ".safetensors", ".npz", ".csv", ".png", ".pdf", ".md", ".html", ".rst"}
+    return {
+        str(path.relative_to(results)): path.read_bytes()
+        for path in sorted(results.rglob("*"))
+        if path.suffix in kinds and "logs" not in path.parts
+    }
+
+
+def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
+    for name in ("one", "four", "killed"):
+        (tmp_path / name).mkdir()
+    snakemake(tmp_path / "one", "--cores", "1", *QUICK)
+    snakemake(tmp_path / "four", "--cores", "4", *QUICK)
+
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *QUICK]
+    running = subprocess.Popen(
+        command, cwd=tmp_path / "killed", env=environment(ROOT), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "killed").glob("results/*/runs/*/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    finished = outputs(tmp_path / "killed")
+    assert finished
+    assert "claims.csv" not in finished
+    snakemake(tmp_path / "killed", "--unlock")
+    snakemake(tmp_path / "killed", "--cores", "2", "--rerun-incomplete", *QUICK)
+
+    one = outputs(tmp_path / "one")
+    assert one == outputs(tmp_path / "four")
+    assert one == outputs(tmp_path / "killed")
+    assert not list((tmp_path / "killed" / "results").rglob(".*-*")), "a temporary file was left behind"
+
+
+def test_a_single_figure_needs_only_its_own_jobs(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", "results/ntp/figures/fig1.pdf")
+    assert job_counts(done.stdout + done.stderr) == {"generate": 1, "train": 1, "measure": 1, "draw": 1}
+
+
+@pytest.mark.parametrize("target", [*PLAN.papers, "claims"])
+def test_target_rules(tmp_path: Path, target: str) -> None:
+    done = snakemake(tmp_path, "-n", target)
+    assert job_counts(done.stdout + done.stderr)[target] == 1
+
+
+def test_seeds_are_cut_into_blocks(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", "ntp", "--config", "papers=[ntp]", "seeds=7", "seeds_per_job=3")
+    assert job_counts(done.stdout + done.stderr)["train"] == 3 * len(PLAN.paper("ntp").experiments)
+
+
+def test_lint_is_clean(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "--lint", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_are_formatted_and_name_no_paper() -> None:
+    files = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", *map(str, files)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    for path in files:
+        words = path.read_text().replace("_", " ").replace('"', " ").replace("'", " ").split()
+        assert not set(PLAN.papers) & set(words), path
+
+
+def test_report_holds_every_figure_and_the_claims(default_run: Path) -> None:
+    import zipfile
+
+    snakemake(default_run, "--report", "report.zip")
+    with zipfile.ZipFile(default_run / "report.zip") as archive:
+        names = archive.namelist()
+        text = b"".join(archive.read(name) for name in names if name.endswith((".html", ".js"))).decode()
+    for paper, figure in FIGURES:
+        assert f"{paper}/figures/{figure}" in text or any(f"{figure}.png" in name for name in names), figure
+    assert "claims.html" in text or any("claims" in name for name in names)

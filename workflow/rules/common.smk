@@ -84,7 +84,9 @@ def stage_code(stage):
 
     def code(wildcards):
         checked = experiment_of(wildcards).checked
-        return code_files(f"{checked.room}.{stage}")
+        # Data sets are imported by name, which import statements do not show.
+        read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
+        return code_files(f"{checked.room}.{stage}", *(read if stage == "data" else []))
 
     return code
 

@@ -1,4 +1,4 @@
-"""What the rules share whose step size follows from the norm of a batch's gradient (SNGD, SPS)."""
+"""What the stochastic rules share: momentum, and a step size that follows from the norm of a batch's gradient."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ class AdaptiveStep(torch.optim.Optimizer):
                 group["step_size_taken"] = ratio(torch.linalg.vector_norm(lengths, dim=0), norm)
             group["steps_taken"] += 1
             for (p, g), size in zip(moving, sizes, strict=True):
-                p.sub_(self._direction(p, g, group["momentum"]) * per_run(size, p))
+                p.sub_(direction(self.state[p], g, group["momentum"]) * per_run(size, p))
         return loss
 
     def _step_size(self, group: dict[str, Any], norm: torch.Tensor, loss: Any) -> torch.Tensor:
         """The factor of the gradient: shape (runs,) if stacked, else (); 0 where the norm is 0."""
         raise NotImplementedError
 
-    def _direction(self, p: torch.Tensor, gradient: torch.Tensor, momentum: float) -> torch.Tensor:
-        if not momentum:
-            return gradient
-        state = self.state[p]
-        if "velocity" not in state:
-            state["velocity"] = torch.zeros_like(p)
-        velocity: torch.Tensor = state["velocity"]
-        return velocity.mul_(momentum).add_(gradient)
+
+def direction(state: dict[str, Any], gradient: torch.Tensor, momentum: float) -> torch.Tensor:
+    """The gradient plus `momentum` times the previous direction, which a parameter's state keeps as `velocity`."""
+    if not momentum:
+        return gradient
+    if "velocity" not in state:
+        state["velocity"] = torch.zeros_like(gradient)
+    velocity: torch.Tensor = state["velocity"]
+    return velocity.mul_(momentum).add_(gradient)
 
 
 def ratio(numerator: torch.Tensor | float, denominator: torch.Tensor) -> torch.Tensor:

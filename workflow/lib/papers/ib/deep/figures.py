@@ -14,7 +14,7 @@ from workflow.lib.papers import Draw, Drawing
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Deep, Language, Scratch
 from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
@@ -129,7 +129,7 @@ def diverged_at(metrics: Metrics, experiment: str, label: str) -> np.ndarray:
     """The iteration at which each seed diverged, NaN for those that did not, shape (seeds,)."""
     try:
         return metrics.value(experiment, "diverged_at", label)
-    except KeyError:  # recorded only where a seed diverged
+    except NotRecordedError:  # recorded only where a seed diverged
         return np.full(len(metrics.curve(experiment, "train_loss", label).seeds), np.nan)
 
 

@@ -76,6 +76,13 @@ def fetch(
         target.unlink()
 
 
+def check(remote: Remote, path: Path) -> None:
+    """Raise a UserError unless a file is the expected one."""
+    fault = _fault(path, remote)
+    if fault is not None:
+        raise UserError(f"{path}: is not the official file ({fault}). Replace it, or remove it to have it downloaded.")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 sum of a file, in hexadecimal digits."""
     with open(path, "rb") as file:

@@ -97,6 +97,9 @@ def fetch(name: str, folder: Path, data_dir: Path | None = None) -> dict[str, ob
         folder = data_dir.expanduser() / found.folder
         if not folder.is_dir():
             raise UserError(f"data_dir: {data_dir} has no folder {found.folder}; {_official(found)}")
+        for remote in found.remotes:
+            if (folder / remote.file).is_file():
+                downloads.check(remote, folder / remote.file)
     else:
         try:
             _module(name).check(folder)

@@ -40,7 +40,7 @@ def check(folder: Path) -> None:
 
 
 def load(folder: Path) -> Texts:
-    """Comments and whether they are toxic; empty comments are left out."""
+    """Comments and whether they are toxic; of the official table, empty comments are left out."""
     if all((folder / file).is_file() for file in _HUB):
         return Texts(*(_parquet(folder / file) for file in _HUB))
     return _wilds(folder / _WILDS)

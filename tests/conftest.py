@@ -20,8 +20,16 @@ def snakemake(
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake on a project's Snakefile with all outputs under `directory`."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--directory", str(directory)]
-        + list(arguments),
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(project / "Snakefile"),
+            "--directory",
+            str(directory),
+            *list(arguments),
+        ],
         capture_output=True,
         text=True,
         env=environment(project),
@@ -71,4 +79,4 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
     """A copy of the project to edit."""
-    yield copy_project(tmp_path / "project")
+    return copy_project(tmp_path / "project")

@@ -7,6 +7,7 @@ lays over them (`--configfile mine.yaml`, `--config`) may be a bare value and is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,10 +111,11 @@ def block_seeds(name: str) -> list[int]:
     >>> block_seeds("2-4")
     [2, 3, 4]
     """
-    first, _, last = name.partition("-")
-    if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name)
+    seeds = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
+    if not seeds:
         raise UserError(f"seeds: expected one seed such as 3 or a block such as 0-9, found {name!r}")
-    return list(range(int(first), int(last or first) + 1))
+    return seeds
 
 
 @dataclass(frozen=True)
@@ -314,20 +316,27 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML. {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: is not valid YAML. {_one_line(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected keys with values, found {type(loaded).__name__}")
     return loaded
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).replace(' in "<unicode string>"', " at").split())
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """A safe loader that refuses a key given twice instead of dropping the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

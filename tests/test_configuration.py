@@ -1,0 +1,186 @@
+"""Configurations: sources, overlays, and one clear message for everything that is wrong."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from workflow.lib.configuration import ROOT, Setting, block_seeds, load_paper, make_plan, parse_paper, read_yaml
+from workflow.lib.errors import UserError
+
+SHIPPED = read_yaml(ROOT / "config" / "config.yaml")
+
+
+def plan_with(**changes: Any) -> Any:
+    return make_plan({**SHIPPED, "papers": ["ntp"], **changes})
+
+
+def ntp(path: str, value: Any) -> dict[str, Any]:
+    """An overlay of ntp that sets one value, by its dotted path."""
+    nested: Any = value
+    for key in reversed(path.split(".")):
+        nested = {key: nested}
+    return {"ntp": nested}
+
+
+TWO_STAGE = "experiments.two_stage"
+
+# (what is laid over the shipped configuration, words that the message must hold)
+BAD = [
+    ({"papers": []}, ["config.papers", "at least one", "[]"]),
+    ({"papers": ["npt"]}, ["config.papers", "'npt'", "Did you mean 'ntp'"]),
+    ({"papers": "ntp"}, ["config.papers", "list"]),
+    ({"papers": ["ntp", "ntp"]}, ["config.papers"]),
+    ({"seeds": 0}, ["config.seeds", "at least 1", "0"]),
+    ({"seeds": -3}, ["config.seeds", "-3"]),
+    ({"seeds": 2.5}, ["config.seeds", "whole number", "2.5"]),
+    ({"seeds": "three"}, ["config.seeds", "'three'"]),
+    ({"seeds": True}, ["config.seeds", "True"]),
+    ({"seeds_per_job": 0}, ["config.seeds_per_job", "at least 1"]),
+    ({"device": "gpu"}, ["config.device", "cpu, cuda, auto", "'gpu'"]),
+    ({"data_dir": 7}, ["config.data_dir", "7"]),
+    ({"sedes": 3}, ["'sedes'", "Did you mean 'seeds'"]),
+    ({"ntp": 5}, ["ntp", "mapping", "5"]),
+    (ntp("figure", {}), ["ntp", "'figure'", "figures"]),
+    (ntp(f"{TWO_STAGE}.setings", {}), ["ntp.experiments.two_stage", "'setings'", "settings"]),
+    (ntp(f"{TWO_STAGE}.kind", "random"), ["ntp.experiments.two_stage.kind", "'random'", "random_sentences"]),
+    (ntp(f"{TWO_STAGE}.seeds", 0), ["ntp.experiments.two_stage.seeds", "at least 1"]),
+    (ntp(f"{TWO_STAGE}.settings.vocabulary", 20), ["'vocabulary'", "vocabulary_size"]),
+    (ntp(f"{TWO_STAGE}.settings.vocabulary_size", -20), ["two_stage.settings.vocabulary_size", "-20"]),
+    (ntp(f"{TWO_STAGE}.settings.vocabulary_size", "many"), ["vocabulary_size", "whole number", "'many'"]),
+    (ntp(f"{TWO_STAGE}.settings.vocabulary_size", 2.5), ["vocabulary_size", "whole number", "2.5"]),
+    (ntp(f"{TWO_STAGE}.settings.steps_ov", 0), ["two_stage.settings.steps_ov", "greater than 0"]),
+    (ntp(f"{TWO_STAGE}.settings.embedding_dimension", 19), ["embedding_dimension", "19", "at least", "20"]),
+    (ntp(f"{TWO_STAGE}.settings.sentences", 100_000), ["sentences", "100000", "7220 distinct"]),
+    (ntp(f"{TWO_STAGE}.settings.lengths", [1, 2]), ["lengths", "[1, 2]", "between 2 and"]),
+    (ntp(f"{TWO_STAGE}.settings.lengths", []), ["lengths"]),
+    (ntp(f"{TWO_STAGE}.settings.init", "random"), ["two_stage.settings.init", "'zero' or 'uniform'", "'random'"]),
+    (ntp(f"{TWO_STAGE}.settings.init_scale", float("nan")), ["init_scale", "nan"]),
+    (ntp(f"{TWO_STAGE}.settings.init_scale", {"value": 0.1, "sorce": "choice"}), ["init_scale", "'sorce'", "source"]),
+    (
+        ntp(f"{TWO_STAGE}.settings.init_scale", {"value": 0.1, "source": "rumour"}),
+        ["source", "paper, inferred", "rumour"],
+    ),
+    (ntp(f"{TWO_STAGE}.optimizers.ngdd", {}), ["two_stage.optimizers.ngdd", "'ngdd'", "Did you mean 'ngd'"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.step", 0.1), ["two_stage.optimizers.ngd", "'step'", "step_size"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.step_size", 0), ["optimizers.ngd.step_size", "greater than 0"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.step_size", "fast"), ["optimizers.ngd.step_size", "'fast'"]),
+    (ntp(f"{TWO_STAGE}.optimizers.gd", {"step_size": 0.1}), ["optimizers.gd", "step_size_kq", "missing"]),
+    (ntp("experiments.example.settings.strings", ["S"]), ["strings", "at least 2 letters", "'S'"]),
+    (ntp("experiments.Example", {}), ["ntp.experiments", "lower-case"]),
+    (ntp("figures.figure2", {"title": "x", "experiments": []}), ["ntp.figures", "extra_<name>"]),
+    (ntp("figures.fig2.experiments", ["two_stages"]), ["ntp.figures.fig2.experiments", "'two_stages'", "two_stage"]),
+    (ntp("claims", {"ntp.fig2.norm_ov": {"low": "small"}}), ["ntp.fig2.norm_ov.low", "a number", "'small'"]),
+    (ntp("claims", {"ntp.fig2.norm_ov": {"share": 0}}), ["ntp.fig2.norm_ov.share", "share of seeds"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=[" ".join(words[:2]) for _, words in BAD])
+def test_a_mistake_gets_one_message_that_names_it(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_with(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_numbers_given_as_text_are_read() -> None:
+    """`--config` passes nested numbers as text, and YAML takes 1e-3 for one."""
+    optimizer = "experiments.two_stage.optimizers.ngd.step_size"
+    plan = plan_with(**ntp(optimizer, "1e-3"))
+    assert plan.paper("ntp").experiment("two_stage").checked.optimizers["ngd"].hyperparameters["step_size"] == 1e-3
+    plan = plan_with(**ntp("experiments.two_stage.settings.steps_ov", "12"))
+    assert plan.paper("ntp").experiment("two_stage").checked.settings.steps_ov == 12
+
+
+@pytest.mark.parametrize("change", [0.2, {"value": 0.2}])
+def test_a_changed_value_loses_its_source(change: Any) -> None:
+    plan = plan_with(**ntp("experiments.two_stage.settings.init_scale", change))
+    assert plan.paper("ntp").experiment("two_stage").settings["init_scale"] == Setting(0.2, "user", "")
+
+
+def test_a_change_may_bring_its_own_source() -> None:
+    change = {"value": 0.2, "source": "paper", "where": "p. 10"}
+    plan = plan_with(**ntp("experiments.two_stage.settings.init_scale", change))
+    assert plan.paper("ntp").experiment("two_stage").settings["init_scale"] == Setting(0.2, "paper", "p. 10")
+
+
+def test_a_user_may_add_an_experiment_and_a_figure_entry() -> None:
+    entry = copy.deepcopy(read_yaml(ROOT / "config/papers/ntp.yaml")["experiments"]["two_stage"])
+    entry["settings"]["vocabulary_size"] = entry["settings"]["embedding_dimension"] = 30
+    plan = plan_with(ntp={"experiments": {"larger": entry}})
+    larger = plan.paper("ntp").experiment("larger")
+    assert larger.checked.settings.vocabulary_size == 30
+    assert larger.settings["vocabulary_size"].source == "user"
+
+
+def test_the_number_of_seeds_can_be_set_for_all() -> None:
+    assert {e.seeds for e in plan_with(seeds=3).paper("ntp").experiments.values()} == {3}
+
+
+def test_blocks() -> None:
+    experiment = plan_with(seeds=12).paper("ntp").experiment("two_stage")
+    assert experiment.blocks(5) == ["0-4", "5-9", "10-11"]
+    assert experiment.blocks(1)[3] == "3"
+    assert [s for b in experiment.blocks(5) for s in block_seeds(b)] == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["", "a", "3-1", "1-", "-1", "1-2-3"])
+def test_a_bad_block_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="expected one seed"):
+        block_seeds(name)
+
+
+def test_a_part_of_a_paper_reads_back_the_same() -> None:
+    paper = load_paper("ntp")
+    part = paper.part(claims=paper.claims)
+    again = parse_paper("ntp", part)
+    assert again.claims == paper.claims
+    assert again.experiments == paper.experiments
+    drawn = parse_paper("ntp", paper.part(figures=["fig2"]))
+    assert list(drawn.experiments) == ["two_stage"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1, 2", ["line", "is not valid YAML"]),
+        ("a: 1\na: 2", ["'a' stands twice", "line 2"]),
+        ("- 1\n- 2", ["expected keys with values"]),
+        ("a:\n\t- 1", ["is not valid YAML", "line 2"]),
+        ("", ["expected keys with values"]),
+        ("a: !!python/object/apply:os.system [ls]", ["is not valid YAML"]),
+    ],
+)
+def test_a_bad_yaml_file_is_named_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_a_missing_or_binary_yaml_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not a text file"):
+        read_yaml(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "papers").glob("*.yaml")), ids=lambda p: p.stem)
+def test_no_shipped_number_without_a_source(path: Path) -> None:
+    experiments = yaml.safe_load(path.read_text())["experiments"]
+    for name, experiment in experiments.items():
+        entries = [experiment["settings"], *experiment["optimizers"].values()]
+        for entry in entries:
+            for key, setting in entry.items():
+                if key == "rule":
+                    continue
+                assert set(setting) == {"value", "source", "where"}, f"{name}.{key}"
+                assert setting["source"] != "user", f"{name}.{key}"
+                assert setting["where"], f"{name}.{key}"

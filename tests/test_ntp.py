@@ -1,0 +1,252 @@
+"""ntp: the language of the data, the gradients, the targets, and Algorithm 1 against its plain twin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference import ntp as plain
+from workflow.lib.configuration import load_paper, make_plan, read_yaml
+from workflow.lib.errors import UserError
+from workflow.lib.experiments import Experiment
+from workflow.lib.papers import Job
+from workflow.lib.papers.ntp import language, metrics
+from workflow.lib.papers.ntp.data import generate
+from workflow.lib.papers.ntp.language import DataSet
+from workflow.lib.papers.ntp.model import KeysAndQueries, Values, cross_entropy
+from workflow.lib.papers.ntp.training import initial, snapshot_steps, train
+from workflow.lib.runs import Run
+
+EXAMPLE = ("SVOP", "VOP", "OPP", "PSV")
+
+
+def experiment(name: str = "two_stage", **settings: Any) -> Experiment:
+    checked = load_paper("ntp").experiment(name).checked
+    return replace(checked, settings=checked.settings.model_copy(update=settings))
+
+
+def run(of: Experiment, seeds: list[int]) -> tuple[dict[int, Any], Run]:
+    data = {seed: generate(of, of.seed(seed)) for seed in seeds}
+    return data, train(of, of.optimizers["ngd"], data, Job())
+
+
+def random_data(seed: int, size: int = 8, sentences: int = 10) -> DataSet:
+    return language.random_sentences(size, sentences, (2, 3), np.random.default_rng(seed))
+
+
+# ---- the language ----
+
+
+def test_example_1_of_the_paper() -> None:
+    data, alphabet = language.from_strings(EXAMPLE)
+    assert {alphabet[x]: alphabet[n] for x, n in enumerate(data.collocation)} == {"S": "V", "V": "O", "O": "P", "P": "S"}
+    found = {tuple(alphabet[i] for i in triple) for triple in np.argwhere(language.orders(data))}
+    assert found == {("S", "S", "P"), ("O", "O", "S"), ("O", "O", "V"), ("V", "V", "S"), ("P", "O", "P")}
+    assert language.violations(data) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_data_sets_are_realizable(seed: int) -> None:
+    data = random_data(seed, size=20, sentences=22)
+    assert language.violations(data) == []
+    assert len({tuple(s) for s in data.sentences.tolist()}) == 22
+    optimal = language.optimal_tokens(data)
+    np.testing.assert_array_equal(data.collocation[optimal], data.next_token)
+
+
+@pytest.mark.parametrize(
+    ("strings", "broken"),
+    [
+        # For the query C: A above B, then B above C: B is confused.
+        (("AB", "BC", "CA", "ABCB", "BCC"), "confused"),
+        # A and B are both followed by C.
+        (("AC", "BC", "CA"), "not injective"),
+        # The non-optimal B stands twice, the optimal A once.
+        (("AB", "BC", "CA", "BBACB"), "Assumption 3"),
+    ],
+)
+def test_data_that_are_not_realizable_are_told(strings: tuple[str, ...], broken: str) -> None:
+    data, alphabet = language.from_strings([s for s in strings if len(s) == 2])
+    longer = [s for s in strings if len(s) > 2]
+    if longer:
+        data = DataSet(data.collocation, *language.encode(longer, alphabet))
+    assert any(broken in violation for violation in language.violations(data)), language.violations(data)
+
+
+@pytest.mark.parametrize(
+    ("strings", "message"),
+    [
+        (("AB", "BA", "ABA", "ABB"), "followed by 'A' and by 'B'"),
+        (("AB",), "no string starts with 'B'"),
+    ],
+)
+def test_contradicting_strings_are_refused(strings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        language.from_strings(strings)
+
+
+def test_more_sentences_than_can_be_placed_are_refused() -> None:
+    with pytest.raises(UserError, match="contradicted an order"):
+        language.random_sentences(4, 30, (2, 3), np.random.default_rng(0))
+
+
+def test_unseen_sentences_against_enumeration() -> None:
+    data = random_data(3, size=6, sentences=6)
+    role = language.roles(language.orders(data))
+    seen = {(frozenset(s[s >= 0].tolist()), q) for s, q in zip(data.sentences, data.last, strict=True)}
+    expected = {"new_token": set(), "optimal_token": set()}
+    for length in (2, 3):
+        for sentence in permutations(range(6), length):
+            kinds = sorted(role[sentence[-1], list(sentence)].tolist())
+            if (frozenset(sentence), sentence[-1]) in seen:
+                continue
+            for name, one, others in (("new_token", 0, 2), ("optimal_token", 1, 0)):
+                if kinds == sorted([one] + [others] * (length - 1)):
+                    token = next(t for t in sentence if role[sentence[-1], t] == one)
+                    expected[name].add((frozenset(sentence), sentence[-1], data.collocation[token]))
+    for name, (sentences, following) in language.unseen_sentences(data).items():
+        found = set()
+        for sentence, token in zip(sentences, following, strict=True):
+            tokens = sentence[sentence >= 0]
+            found.add((frozenset(tokens.tolist()), tokens[-1], token))
+        assert found == expected[name]
+        assert len(found) == len(sentences)
+
+
+# ---- losses and gradients ----
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_gradients_equal_autograd(scale: float) -> None:
+    sets = [random_data(seed) for seed in (0, 1)]
+    generator = torch.Generator().manual_seed(1)
+    value, key_query = (scale * torch.randn(2, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    loss_ov, gradient_ov = Values(sets).loss_and_gradient(value)
+    loss, gradient = KeysAndQueries(sets, value).loss_and_gradient(key_query)
+    for i, data in enumerate(sets):
+        v, w = value[i].clone().requires_grad_(), key_query[i].clone().requires_grad_()
+        expected = plain.value_loss(v, data)
+        (slope,) = torch.autograd.grad(expected, v)
+        torch.testing.assert_close(loss_ov[i], expected.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient_ov[i], slope, rtol=1e-11, atol=1e-12)
+        expected = plain.loss(w, value[i], data, plain.embed(data))
+        (slope,) = torch.autograd.grad(expected, w)
+        torch.testing.assert_close(loss[i], expected.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient[i], slope, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_6_equals_central_differences(seed: int) -> None:
+    assert metrics.gradient_error(random_data(seed), np.random.default_rng(seed)) < 1e-7
+
+
+def test_tiny_losses_keep_their_digits() -> None:
+    """Beyond a margin of 36 the textbook form returns exactly 0; ours stays e^-margin."""
+    margins = torch.tensor([1.0, 40.0, 200.0, 600.0], dtype=torch.float64)
+    logits = torch.stack([margins, torch.zeros(4, dtype=torch.float64)], 1)
+    loss, residual = cross_entropy(logits, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(loss, torch.log1p(torch.exp(-margins)), rtol=1e-14, atol=0)
+    assert (residual[:, 0] < 0).all()
+    torch.testing.assert_close(residual[:, 0], -residual[:, 1], rtol=1e-14, atol=0)
+
+
+def test_long_runs_do_not_dissolve_into_rounding_noise() -> None:
+    """With the textbook forms 1 - cosine rises again once the margins pass 36 (specification, section 8)."""
+    of = experiment("long_run", steps_kq=15_000)
+    data, finished = run(of, [0])
+    target = metrics.key_query_target(DataSet.from_arrays(data[0]))
+    distance = 1 - metrics.cosines(finished.parameters["key_query"], [target])[0]
+    late = snapshot_steps(15_000) >= 3000
+    assert (np.diff(distance[late]) < 1e-6).all()
+    assert distance[-1] < 0.5 * distance[late][0]
+
+
+# ---- targets ----
+
+
+def test_value_target_is_the_closed_form() -> None:
+    data = random_data(0, size=20, sentences=22)
+    target = metrics.value_target(data)
+    np.testing.assert_allclose(target, metrics.value_target_closed_form(data), atol=1e-12)
+    assert np.linalg.norm(target) == pytest.approx(np.sqrt(19), abs=1e-10)
+
+
+def test_descent_follows_the_quadratic_program_and_not_proposition_2() -> None:
+    """Optimal A, B and non-optimal C, D, E of the query Q, where B shares a sentence with E only."""
+    alphabet = "ABCDEQ"
+    collocation = np.array([1, 2, 3, 4, 5, 0])
+    data = DataSet(collocation, *language.encode(["ACQB", "ADQB", "AEQB", "BEQC"], alphabet))
+    assert language.violations(data) == []
+    target = metrics.key_query_target(data)
+    role = language.roles(language.orders(data))[5]
+    optimal, other = (role == language.OPTIMAL), (role == language.NON_OPTIMAL)
+    closed = np.zeros((6, 6))
+    closed[optimal, 5] = other.sum() / (optimal.sum() + other.sum())
+    closed[other, 5] = -optimal.sum() / (optimal.sum() + other.sum())
+
+    value = torch.from_numpy(40 * metrics.value_target(data)[None] / np.sqrt(5))
+    model, w = KeysAndQueries([data], value), torch.zeros(1, 6, 6, dtype=torch.float64)
+    for _ in range(4000):
+        _, gradient = model.loss_and_gradient(w)
+        w -= 0.01 * gradient / gradient.norm()
+    to_target, to_closed = (metrics.cosines(w[:, None].numpy(), [aim])[0, 0] for aim in (target, closed))
+    assert to_target > 0.99
+    assert to_closed < to_target - 0.02
+
+
+# ---- Algorithm 1 ----
+
+
+def test_the_fast_runs_equal_the_plain_twin() -> None:
+    of = experiment(steps_ov=200, steps_kq=200)
+    data, finished = run(of, [0, 3])
+    optimizer = of.optimizers["ngd"]
+    sizes = (optimizer.hyperparameters["step_size"], optimizer.options.step_size_kq)
+    value, key_query = initial(of, [0, 3], 20)
+    for i, arrays in enumerate(data.values()):
+        expected = plain.train(DataSet.from_arrays(arrays), value[i], key_query[i], (200, 200), sizes)
+        for metric in ("loss_ov", "loss", "norm_ov", "norm_kq"):
+            np.testing.assert_allclose(finished.trace[metric].values[i, :-1], torch.stack(expected[metric]), rtol=1e-9)
+        for name in ("value", "key_query"):
+            np.testing.assert_allclose(finished.parameters[name][i, -1], expected[name][0], atol=1e-9)
+
+
+def test_the_block_size_does_not_matter() -> None:
+    of = experiment(steps_ov=150, steps_kq=150)
+    _, together = run(of, list(range(10)))
+    for seed in (0, 4, 9):
+        _, alone = run(of, [seed])
+        for metric in together.trace.metrics:
+            np.testing.assert_allclose(
+                alone.trace[metric].values[0], together.trace[metric].values[seed], rtol=1e-9, err_msg=metric
+            )
+
+
+def test_a_larger_embedding_changes_no_loss() -> None:
+    """Tokens span the first V dimensions; the others get no gradient."""
+    _, narrow = run(experiment("zero_init", steps_ov=20, steps_kq=20), [0])
+    _, wide = run(experiment("zero_init", steps_ov=20, steps_kq=20, embedding_dimension=33), [0])
+    np.testing.assert_allclose(wide.trace["loss"].values, narrow.trace["loss"].values, rtol=1e-12)
+    assert wide.parameters["key_query"].shape[-2:] == (33, 33)
+
+
+def test_another_optimizer_needs_one_line() -> None:
+    """Adam and a diverging GD in place of NGD, as a user's overlay would say it."""
+    rules = {"adam": {"step_size": 0.01, "step_size_kq": 0.01}, "gd": {"step_size": 1e6, "step_size_kq": 0.1}}
+    changes = {"experiments": {"two_stage": {"settings": {"steps_ov": 60, "steps_kq": 20}, "optimizers": rules}}}
+    shipped = read_yaml(load_paper.__globals__["ROOT"] / "config" / "config.yaml")
+    of = make_plan({**shipped, "papers": ["ntp"], "ntp": changes}).paper("ntp").experiment("two_stage").checked
+    data = {0: generate(of, of.seed(0))}
+    adam = train(of, of.optimizers["adam"], data, Job())
+    assert adam.trace["loss_ov"].values[0, -1] < 0.9 * adam.trace["loss_ov"].values[0, 0]
+    diverged = train(of, of.optimizers["gd"], data, Job())
+    step = int(diverged.trace["diverged_at"].values[0, 0])
+    assert np.isfinite(diverged.trace["loss_ov"].values[0, :step]).all()
+    assert np.isnan(diverged.trace["loss_ov"].values[0, step:]).all()
+    measured = metrics.measure(of, data, {"adam": adam, "gd": diverged})
+    assert "diverged_at" in measured["gd"]

@@ -221,7 +221,7 @@ def test_the_command_takes_what_is_there(tmp_path: Path) -> None:
 def test_the_command_names_what_is_not_there(tmp_path: Path, present: str | None, said: str) -> None:
     if present:
         (tmp_path / "mnist").mkdir()
-        (tmp_path / "mnist" / present).write_bytes(b"")
+        shutil.copy(REAL / "mnist" / present, tmp_path / "mnist" / present)
     out = tmp_path / "out"
     done = stage("fetch", "--dataset", "mnist", "--folder", str(out), "--data-dir", str(tmp_path))
     assert done.returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tests.reference import ntp as plain
-from workflow.lib.configuration import load_paper, make_plan, read_yaml
+from workflow.lib.configuration import ROOT, load_paper, make_plan, read_yaml
 from workflow.lib.errors import UserError
 from workflow.lib.experiments import Experiment
 from workflow.lib.papers import Job
@@ -19,8 +20,9 @@ from workflow.lib.papers.ntp import language, metrics
 from workflow.lib.papers.ntp.data import generate
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values, cross_entropy
-from workflow.lib.papers.ntp.training import initial, snapshot_steps, train
-from workflow.lib.runs import Run
+from workflow.lib.papers.ntp.snapshots import snapshot_steps
+from workflow.lib.papers.ntp.training import gradient_error, initial, train
+from workflow.lib.runs import Run, read_traces, write_traces
 
 EXAMPLE = ("SVOP", "VOP", "OPP", "PSV")
 
@@ -44,7 +46,12 @@ def random_data(seed: int, size: int = 8, sentences: int = 10) -> DataSet:
 
 def test_example_1_of_the_paper() -> None:
     data, alphabet = language.from_strings(EXAMPLE)
-    assert {alphabet[x]: alphabet[n] for x, n in enumerate(data.collocation)} == {"S": "V", "V": "O", "O": "P", "P": "S"}
+    assert {alphabet[x]: alphabet[n] for x, n in enumerate(data.collocation)} == {
+        "S": "V",
+        "V": "O",
+        "O": "P",
+        "P": "S",
+    }
     found = {tuple(alphabet[i] for i in triple) for triple in np.argwhere(language.orders(data))}
     assert found == {("S", "S", "P"), ("O", "O", "S"), ("O", "O", "V"), ("V", "V", "S"), ("P", "O", "P")}
     assert language.violations(data) == []
@@ -142,7 +149,7 @@ def test_gradients_equal_autograd(scale: float) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_gradient_6_equals_central_differences(seed: int) -> None:
-    assert metrics.gradient_error(random_data(seed), np.random.default_rng(seed)) < 1e-7
+    assert gradient_error([random_data(seed)], [np.random.default_rng(seed)])[0] < 1e-7
 
 
 def test_tiny_losses_keep_their_digits() -> None:
@@ -177,26 +184,26 @@ def test_value_target_is_the_closed_form() -> None:
 
 
 def test_descent_follows_the_quadratic_program_and_not_proposition_2() -> None:
-    """Optimal A, B and non-optimal C, D, E of the query Q, where B shares a sentence with E only."""
-    alphabet = "ABCDEQ"
-    collocation = np.array([1, 2, 3, 4, 5, 0])
-    data = DataSet(collocation, *language.encode(["ACQB", "ADQB", "AEQB", "BEQC"], alphabet))
+    """Optimal A, B and non-optimal C, D, E, F, Q of the query Q, where B shares no sentence with C, D, F."""
+    alphabet = "ABCDEFQ"
+    collocation = np.array([1, 2, 3, 4, 5, 6, 0])
+    data = DataSet(collocation, *language.encode(["ACQB", "ADQB", "AEQB", "AFQB", "BEQC"], alphabet))
     assert language.violations(data) == []
     target = metrics.key_query_target(data)
-    role = language.roles(language.orders(data))[5]
+    role = language.roles(language.orders(data))[6]
     optimal, other = (role == language.OPTIMAL), (role == language.NON_OPTIMAL)
-    closed = np.zeros((6, 6))
-    closed[optimal, 5] = other.sum() / (optimal.sum() + other.sum())
-    closed[other, 5] = -optimal.sum() / (optimal.sum() + other.sum())
+    closed = np.zeros((7, 7))
+    closed[optimal, 6] = other.sum() / (optimal.sum() + other.sum())
+    closed[other, 6] = -optimal.sum() / (optimal.sum() + other.sum())
 
-    value = torch.from_numpy(40 * metrics.value_target(data)[None] / np.sqrt(5))
-    model, w = KeysAndQueries([data], value), torch.zeros(1, 6, 6, dtype=torch.float64)
+    value = torch.from_numpy(40 * metrics.value_target(data)[None] / np.sqrt(6))
+    model, w = KeysAndQueries([data], value), torch.zeros(1, 7, 7, dtype=torch.float64)
     for _ in range(4000):
         _, gradient = model.loss_and_gradient(w)
         w -= 0.01 * gradient / gradient.norm()
     to_target, to_closed = (metrics.cosines(w[:, None].numpy(), [aim])[0, 0] for aim in (target, closed))
     assert to_target > 0.99
-    assert to_closed < to_target - 0.02
+    assert to_closed < to_target - 0.002
 
 
 # ---- Algorithm 1 ----
@@ -236,17 +243,22 @@ def test_a_larger_embedding_changes_no_loss() -> None:
 
 
 def test_another_optimizer_needs_one_line() -> None:
-    """Adam and a diverging GD in place of NGD, as a user's overlay would say it."""
-    rules = {"adam": {"step_size": 0.01, "step_size_kq": 0.01}, "gd": {"step_size": 1e6, "step_size_kq": 0.1}}
-    changes = {"experiments": {"two_stage": {"settings": {"steps_ov": 60, "steps_kq": 20}, "optimizers": rules}}}
-    shipped = read_yaml(load_paper.__globals__["ROOT"] / "config" / "config.yaml")
+    """Adam beside NGD, as a user's overlay would say it."""
+    changes = {"experiments": {"two_stage": {"optimizers": {"adam": {"step_size": 0.01, "step_size_kq": 0.01}}}}}
+    shipped = read_yaml(ROOT / "config" / "config.yaml")
     of = make_plan({**shipped, "papers": ["ntp"], "ntp": changes}).paper("ntp").experiment("two_stage").checked
-    data = {0: generate(of, of.seed(0))}
-    adam = train(of, of.optimizers["adam"], data, Job())
-    assert adam.trace["loss_ov"].values[0, -1] < 0.9 * adam.trace["loss_ov"].values[0, 0]
-    diverged = train(of, of.optimizers["gd"], data, Job())
-    step = int(diverged.trace["diverged_at"].values[0, 0])
-    assert np.isfinite(diverged.trace["loss_ov"].values[0, :step]).all()
-    assert np.isnan(diverged.trace["loss_ov"].values[0, step:]).all()
-    measured = metrics.measure(of, data, {"adam": adam, "gd": diverged})
-    assert "diverged_at" in measured["gd"]
+    of = replace(of, settings=of.settings.model_copy(update={"steps_ov": 60, "steps_kq": 20}))
+    trace = train(of, of.optimizers["adam"], {0: generate(of, of.seed(0))}, Job()).trace
+    assert trace["loss_ov"].values[0, -1] < 0.9 * trace["loss_ov"].values[0, 0]
+
+
+def test_a_diverging_run_ends_where_it_diverged(tmp_path: Path) -> None:
+    """Logits of 10,000 overflow the loss of the wild seed; it is recorded so, and measured without a crash."""
+    of = experiment(steps_ov=10, steps_kq=10, init_scale=1e4)
+    data, finished = run(of, [0, 1])
+    np.testing.assert_array_equal(finished.trace["diverged_at"].values[:, 0], [0, 0])
+    measured = metrics.measure(of, data, {"ngd": finished})
+    write_traces(tmp_path / "m.parquet", "ntp", "two_stage", measured)
+    again = read_traces(tmp_path / "m.parquet")["ngd"]
+    assert "loss_ov" not in again
+    assert again["diverged_at"].values.tolist() == [[0.0], [0.0]]

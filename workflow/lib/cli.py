@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    _one_thread_each(options.threads)
+    _use_threads(options.threads)
     experiment = _experiment(options, options.optimizer)
     stages.train(experiment, options.optimizer, options.data, options.trace, options.parameters, options.device)
 
@@ -107,10 +108,11 @@ def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
     return paths
 
 
-def _one_thread_each(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
+def _use_threads(count: int) -> None:
+    """Bound the threads of torch, which reads these variables when it is imported; not every training needs it."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def _json(text: str) -> Any:

@@ -236,6 +236,7 @@ def load_paper(name: str, overlay: Any = None, seeds: int | None = None) -> Pape
         overlay: changes, as nested mappings of the same layout.
         seeds: the number of seeds of every experiment, in place of its own.
     """
+    experiments.kinds(name)
     path = _shipped(name)
     shipped = read_yaml(path)
     if overlay is not None and not isinstance(overlay, Mapping):

@@ -33,6 +33,9 @@ def atomic(path: Path | str) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary one's, and not none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,10 +80,11 @@ def read_arrays(path: Path | str) -> dict[int, Arrays]:
 
 def write_parameters(path: Path | str, parameters: Mapping[str, np.ndarray]) -> None:
     """Write named arrays in the safetensors format."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
+    # Written by Python, so that a full disk is the OSError it is everywhere else.
     with atomic(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in parameters.items()}, temporary)
+        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
 
 
 def read_parameters(path: Path | str) -> Arrays:

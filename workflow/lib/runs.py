@@ -102,18 +102,26 @@ class Trace:
             array = array[:, None]
         self._curves[metric] = Curve(self.seeds, at, np.broadcast_to(array, (len(self.seeds), at.size)))
 
-    def record_run(self, curves: Mapping[str, np.ndarray]) -> None:
-        """Record metrics of shape (seeds, steps + 1) at steps 0, 1, ...; a run that diverges ends there.
+    def record_run(
+        self, curves: Mapping[str, np.ndarray], steps: Sequence[int] | np.ndarray | None = None, prefix: str = ""
+    ) -> None:
+        """Record metrics of shape (seeds, n); a run that diverges ends there.
 
         A run has diverged at the first step where one of the metrics is not finite. From there on its entries are
         left out, and the step is recorded as `diverged_at`.
+
+        Args:
+            curves: metrics by name.
+            steps: shape (n,), increasing; 0, 1, ... when not given.
+            prefix: of the names, `diverged_at` included.
         """
         finite = np.logical_and.accumulate(np.logical_and.reduce([np.isfinite(v) for v in curves.values()]), axis=1)
+        at = np.arange(finite.shape[1]) if steps is None else np.asarray(steps)
         for metric, values in curves.items():
-            self.record(metric, np.arange(values.shape[1]), np.where(finite, values, np.nan))
-        if not finite.all() and "diverged_at" not in self:
-            first = np.where(finite.all(axis=1), np.nan, finite.sum(axis=1))
-            self.record("diverged_at", 0, first)
+            self.record(f"{prefix}{metric}", at, np.where(finite, values, np.nan))
+        if not finite.all() and f"{prefix}diverged_at" not in self:
+            lost = ~finite
+            self.record(f"{prefix}diverged_at", 0, np.where(lost.any(axis=1), at[lost.argmax(axis=1)], np.nan))
 
     def __getitem__(self, metric: str) -> Curve:
         try:
@@ -131,44 +139,40 @@ class Trace:
 
     def table(self, paper: str, experiment: str, optimizer: str) -> pa.Table:
         """The trace as a tidy table; NaN entries are left out."""
-        seeds, steps, names, values = [], [], [], []
-        for metric, curve in self._curves.items():
+        seeds, steps, codes, values = [], [], [], []
+        for code, curve in enumerate(self._curves.values()):
             rows, columns = np.nonzero(~np.isnan(curve.values))
             seeds.append(np.asarray(self.seeds, dtype=np.int64)[rows])
             steps.append(curve.steps[columns])
             values.append(curve.values[rows, columns])
-            names.append(np.full(rows.size, metric, dtype=object))
+            codes.append(np.full(rows.size, code, dtype=np.int32))
         count = sum(len(part) for part in values)
 
-        def constant(text: str) -> pa.Array:
-            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
-
-        def joined(parts: list[np.ndarray], kind: pa.DataType) -> pa.Array:
-            return pa.array(np.concatenate(parts) if parts else [], type=kind)
+        def joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
+            return np.concatenate(parts) if parts else np.empty(0, kind)
 
         return pa.table(
             {
-                "paper": constant(paper),
-                "experiment": constant(experiment),
-                "optimizer": constant(optimizer),
-                "seed": joined(seeds, pa.int64()),
-                "step": joined(steps, pa.int64()),
-                "metric": joined(names, pa.string()).dictionary_encode(),
-                "value": joined(values, pa.float64()),
+                "paper": _labels([paper], np.zeros(count, np.int32)),
+                "experiment": _labels([experiment], np.zeros(count, np.int32)),
+                "optimizer": _labels([optimizer], np.zeros(count, np.int32)),
+                "seed": _column(joined(seeds, np.int64)),
+                "step": _column(joined(steps, np.int64)),
+                "metric": _labels(list(self._curves), joined(codes, np.int32)),
+                "value": _column(joined(values, np.float64)),
             }
         )
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Trace:
         """The trace of a table that holds one optimizer's runs."""
-        seeds = np.asarray(table["seed"])
-        trace = cls(sorted(set(seeds.tolist())))
-        row = {seed: i for i, seed in enumerate(trace.seeds)}
-        rows = np.array([row[s] for s in seeds.tolist()], dtype=np.int64)
-        steps, values = np.asarray(table["step"]), np.asarray(table["value"])
-        metrics = np.asarray(table["metric"].cast(pa.string()))
-        for metric in dict.fromkeys(metrics.tolist()):
-            mine = metrics == metric
+        seeds, rows = np.unique(_numbers(table["seed"]), return_inverse=True)
+        trace = cls(seeds.tolist())
+        steps, values = _numbers(table["step"]), _numbers(table["value"])
+        names, codes = _codes(table["metric"])
+        # The entries of each metric, by one sort instead of a comparison of every row with every name.
+        parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+        for metric, mine in zip(names, parts, strict=True):
             at, columns = np.unique(steps[mine], return_inverse=True)
             array = np.full((len(trace.seeds), at.size), np.nan)
             array[rows[mine], columns] = values[mine]
@@ -210,11 +214,39 @@ def read_traces(*paths: Path | str) -> dict[str, Trace]:
                 raise ValueError(f"its columns are {', '.join(table.column_names)}")
         tables.append(table.cast(_SCHEMA))
     joined = pa.concat_tables(tables)
-    optimizers = np.asarray(joined["optimizer"])
+    names, codes = _codes(joined["optimizer"])
     return {
-        name: Trace.from_table(joined.filter(pa.array(optimizers == name)))
-        for name in dict.fromkeys(optimizers.tolist())
+        name: Trace.from_table(joined.take(_column(np.flatnonzero(codes == code)))) for code, name in enumerate(names)
     }
+
+
+# `pa.array` and `np.asarray` of a column import pandas on the way, which costs a job more time than its tables do.
+# These wrap the same memory without it.
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """An array of numbers as a column."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _labels(names: Sequence[str], codes: np.ndarray) -> pa.DictionaryArray:
+    """A column of texts, each given by its index into `names`."""
+    texts = [name.encode() for name in names]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    dictionary = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(_column(codes), dictionary)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as an array."""
+    return np.from_dlpack(column.combine_chunks())
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The distinct texts of a column, in order of appearance, and the index of each entry into them."""
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), np.from_dlpack(encoded.indices)
 
 
 _SCHEMA = pa.schema(
@@ -243,6 +275,11 @@ class Metrics:
         if optimizer not in traces:
             raise UserError(f"experiment {experiment!r}: {unknown('optimizer', optimizer, traces)}")
         return traces[optimizer][metric]
+
+    def has(self, experiment: str, metric: str, optimizer: str = DATA) -> bool:
+        """Whether a metric was recorded, as `diverged_at` is only for runs that diverged."""
+        traces = self._traces(experiment)
+        return optimizer in traces and metric in traces[optimizer]
 
     def value(self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None) -> np.ndarray:
         """The values of all seeds at one step (the last one when not said), shape (seeds,)."""

@@ -85,6 +85,7 @@ def draw(
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
         with atomic(outputs[kind]) as temporary:
             drawing.figure.savefig(temporary, metadata=metadata)
+        drawing.figure.set_layout_engine("none")  # laid out once, for both files
     with atomic(outputs["csv"]) as temporary:
         drawing.table.to_csv(temporary, index=False)
     write_text(outputs["caption"], captions.render(template, paper, figure, drawing.facts))

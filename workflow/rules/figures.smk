@@ -12,13 +12,13 @@ rule draw:
             "results/{paper}/figures/{figure}.png",
             caption="../report/figure.rst",
             category="{paper}",
-            labels={"figure": "{figure}", "file": "picture"},
+            labels={"figure": "{figure}", "file": "drawing"},
         ),
         csv=report(
             "results/{paper}/figures/{figure}.csv",
             caption="../report/figure.rst",
             category="{paper}",
-            labels={"figure": "{figure}", "file": "numbers drawn"},
+            labels={"figure": "{figure}", "file": "numbers"},
         ),
         caption="results/{paper}/figures/{figure}.rst",
     log:

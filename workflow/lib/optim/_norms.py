@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-_SMALLEST = torch.finfo(torch.float64).tiny
 _SAFE = 1e-140  # above it, the squares of all entries that matter are ordinary numbers
 
 
@@ -29,12 +28,17 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     Returns:
         Shape (runs,) if stacked, else ().
     """
-    runs = 1 if not stacked else None
-    flat = torch.cat([t.reshape(runs or t.shape[0], -1) for t in tensors], dim=1)
-    largest = flat.abs().amax(dim=1, keepdim=True)
-    safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-    norm = torch.linalg.vector_norm(flat / safe, dim=1) * safe[:, 0]
+    rows = [t.reshape(t.shape[0] if stacked else 1, -1) for t in tensors]
+    flat = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+    largest = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True)
+    scale = at_least_tiny(largest)
+    norm = (torch.linalg.vector_norm(flat / scale, dim=1, keepdim=True) * scale).squeeze(1)
     return norm if stacked else norm[0]
+
+
+def at_least_tiny(norm: torch.Tensor) -> torch.Tensor:
+    """A norm to divide by: 0 becomes the smallest normal number, so that a zero gradient gives a zero step."""
+    return norm.clamp_min(torch.finfo(norm.dtype).smallest_normal)
 
 
 def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
@@ -53,9 +57,9 @@ def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
             return [(flat[0] / norm).view_as(tensors[0])]
     # Near the smallest numbers a sum of squares underflows: divide by the largest entry first.
     largest = torch.stack([torch.linalg.vector_norm(f, torch.inf, dim=1) for f in flat]).amax(0)
-    scaled = [f / largest.clamp(min=_SMALLEST).unsqueeze(1) for f in flat]
+    scaled = [f / at_least_tiny(largest).unsqueeze(1) for f in flat]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s, dim=1) for s in scaled]), dim=0)
-    divisor = norm.clamp(min=_SMALLEST).unsqueeze(1)
+    divisor = at_least_tiny(norm).unsqueeze(1)
     return [(s / divisor).view_as(t) for s, t in zip(scaled, tensors, strict=True)]
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
+from scipy.special import softmax
 
 from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.max_margin import max_margin
 from workflow.lib.papers.ntp import language
 from workflow.lib.papers.ntp.language import DataSet
-from workflow.lib.papers.ntp.model import KeysAndQueries, cross_entropy
 from workflow.lib.papers.ntp.settings import Strings, TwoStage
-from workflow.lib.papers.ntp.training import snapshot_steps
+from workflow.lib.papers.ntp.snapshots import snapshot_steps
 from workflow.lib.runs import DATA, Run, Trace
 
 
@@ -39,8 +38,6 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     errors = [np.abs(w - closed).max() for w, closed in zip(value_targets, closed_forms, strict=True)]
     facts.record("value_target_error", 0, errors)
     facts.record("norm_key_query_target", 0, [np.linalg.norm(w) for w in key_query_targets])
-    points = [experiment.seed(number).generator("gradient check") for number in data]
-    facts.record("gradient_error", 0, [gradient_error(d, p) for d, p in zip(sets, points, strict=True)])
     # The language itself, for the schematic: what follows x, and the role of x for the query q, at q V + x.
     size = sets[0].vocabulary_size
     facts.record("collocation", np.arange(size), [d.collocation for d in sets])
@@ -152,8 +149,10 @@ def loss_floor(value: np.ndarray, data: DataSet) -> float:
     """L with all attention on the optimal tokens: what it tends to for a frozen W_ov (V, d)."""
     optimal = np.concatenate([np.arange(data.vocabulary_size), language.optimal_tokens(data)])
     right = np.concatenate([data.collocation, data.next_token])
-    loss, _ = cross_entropy(torch.from_numpy(value[:, optimal].T.copy()), torch.from_numpy(right))
-    return float(loss.sum())
+    logits = value[:, optimal].T
+    margins = logits - logits[np.arange(right.size), right][:, None]
+    margins[np.arange(right.size), right] = -np.inf
+    return float(np.log1p(np.exp(margins).sum(axis=1)).sum())
 
 
 def gaps(key_query: np.ndarray, roles: np.ndarray) -> tuple[float, float]:
@@ -185,38 +184,22 @@ def predict(
         sentences: shape (n, L), padded by -1.
         following: shape (n,).
     """
+    logits = np.einsum("nl,nlv->nv", attention(key_query, sentences), value.T[sentences])
+    probability = softmax(logits, axis=1)
+    return logits.argmax(axis=1) == following, probability[np.arange(len(sentences)), following]
+
+
+def attention(key_query: np.ndarray, sentences: np.ndarray) -> np.ndarray:
+    """softmax(X^T W_kq x_L) of sentences (n, L) padded by -1, shape (n, L); 0 on padding."""
     lengths = (sentences >= 0).sum(axis=1)
     query = sentences[np.arange(len(sentences)), lengths - 1]
-    scores = np.where(sentences >= 0, key_query[sentences, query[:, None]], -np.inf)
-    attention = torch.softmax(torch.from_numpy(scores), -1).numpy()
-    logits = np.einsum("nl,nlv->nv", attention, value.T[sentences])
-    probability = torch.softmax(torch.from_numpy(logits), -1).numpy()
-    return logits.argmax(axis=1) == following, probability[np.arange(len(sentences)), following]
+    return softmax(np.where(sentences >= 0, key_query[sentences, query[:, None]], -np.inf), axis=1)
 
 
 def _on_training_sentences(value: np.ndarray, key_query: np.ndarray, data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     """Attention on the optimal token of each sentence, and whether each sentence is continued rightly."""
-    model = KeysAndQueries([data], torch.from_numpy(value[None].copy()))
-    attention = model.attention(torch.from_numpy(key_query[None].copy()))[0].numpy()
-    on_optimal = (attention * (data.sentences == language.optimal_tokens(data)[:, None])).sum(axis=1)
+    weights = attention(key_query, data.sentences)
+    on_optimal = (weights * (data.sentences == language.optimal_tokens(data)[:, None])).sum(axis=1)
     singles = value[:, : data.vocabulary_size].argmax(axis=0) == data.collocation
     right, _ = predict(value, key_query, data.sentences, data.next_token)
     return on_optimal, np.concatenate([singles, right])
-
-
-def gradient_error(data: DataSet, generator: np.random.Generator) -> float:
-    """The relative difference of gradient (6) and central differences at a random point."""
-    size = data.vocabulary_size
-    value = torch.from_numpy(generator.normal(size=(1, size, size)))
-    point = torch.from_numpy(generator.normal(size=(1, size, size)))
-    model = KeysAndQueries([data], value)
-    _, gradient = model.loss_and_gradient(point)
-    width = 1e-5
-    numeric = torch.zeros_like(point)
-    for place in sorted(set(model.places.flatten().tolist())):
-        shift = torch.zeros(size * size, dtype=point.dtype)
-        shift[place] = width
-        high, _ = model.loss_and_gradient(point + shift.view(1, size, size))
-        low, _ = model.loss_and_gradient(point - shift.view(1, size, size))
-        numeric.view(-1)[place] = (high - low).item() / (2 * width)
-    return float((gradient - numeric).norm() / gradient.norm())

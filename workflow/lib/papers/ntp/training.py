@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from workflow.lib.papers import Job
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values
 from workflow.lib.papers.ntp.settings import RandomSentences, TwoStage
+from workflow.lib.papers.ntp.snapshots import snapshot_steps
 from workflow.lib.runs import Run, Trace
 
 LossAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -23,8 +24,9 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
 
     Returns:
         The trace holds `loss_ov` (mean over the vocabulary), `norm_ov`, `loss` (sum over the sentences) and `norm_kq`
-        at every step. The parameters are the snapshots `value` (seeds, snapshots, V, d) and `key_query`
-        (seeds, snapshots, d, d) at `snapshot_steps` of each stage; the last ones are final.
+        at every step, and the `gradient_error` of formula (6) at a random point. The parameters are the snapshots
+        `value` (seeds, snapshots, V, d) and `key_query` (seeds, snapshots, d, d) at `snapshot_steps` of each stage; the
+        last ones are final.
     """
     settings = experiment.settings
     assert isinstance(settings, TwoStage)
@@ -45,6 +47,8 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     size = sets[0].vocabulary_size
     trace.record_run({"loss_ov": loss_ov / size, "norm_ov": norm_ov})
     trace.record_run({"loss": loss, "norm_kq": norm_kq})
+    points = [experiment.seed(number).generator("gradient check") for number in data]
+    trace.record("gradient_error", 0, gradient_error(sets, points))
     return Run(trace, {"value": value_snapshots, "key_query": key_query_snapshots})
 
 
@@ -93,7 +97,25 @@ def descend(
     return losses.T.numpy(), norms.T.numpy(), torch.stack(snapshots, dim=1).numpy()
 
 
-def snapshot_steps(steps: int) -> np.ndarray:
-    """The steps at which parameters are kept: each of the first ten, then every 10th, then every 100th."""
-    grid = np.r_[0:10, 10:1000:10, 1000:steps:100, steps]
-    return np.unique(grid[grid <= steps])
+@torch.inference_mode()
+def gradient_error(
+    sets: Sequence[DataSet], generators: Sequence[np.random.Generator], directions: int = 8
+) -> np.ndarray:
+    """The relative difference of gradient (6) and central differences, shape (runs,).
+
+    Both are taken along random directions at a random point, for all runs at once.
+    """
+    size = sets[0].vocabulary_size
+    draws = np.stack([g.normal(size=(2 + directions, size, size)) for g in generators], axis=1)
+    value, point, *along = torch.from_numpy(draws).unbind()
+    model = KeysAndQueries(sets, value)
+    _, gradient = model.loss_and_gradient(point)
+    width = 1e-5
+    exact, numeric = [], []
+    for direction in along:
+        high, _ = model.loss_and_gradient(point + width * direction)
+        low, _ = model.loss_and_gradient(point - width * direction)
+        exact.append((gradient * direction).sum((1, 2)))
+        numeric.append((high - low) / (2 * width))
+    difference = torch.stack(exact) - torch.stack(numeric)
+    return np.asarray(difference.norm(dim=0) / torch.stack(numeric).norm(dim=0))

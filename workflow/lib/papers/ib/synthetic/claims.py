@@ -1,8 +1,214 @@
-"""The claims of the synthetic experiments."""
+"""The claims of the synthetic experiments; numbers as in the specification's ledger."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from workflow.lib.experiments import Experiment
 from workflow.lib.papers import Measured
+from workflow.lib.papers.ib.synthetic import rates
+from workflow.lib.papers.ib.synthetic.settings import Sequences
 from workflow.lib.registry import Registry
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 CLAIMS: Registry[Measured] = Registry()
+
+Experiments = Mapping[str, Experiment]
+
+# Figures 2 and 3 make the same claims about their experiments.
+_FIXED = {"fig2": "orthogonal", "fig3": "antipodal"}
+_FAST = ("ngd", "polyak")
+# From here on all orderings hold; before, 1 - corr rises a little and curves cross.
+_ORDERED_FROM = 200
+
+
+def _synthetic(experiments: Experiments) -> list[tuple[str, str]]:
+    """Every synthetic experiment with the prefix of each of its variants."""
+    return [
+        (name, prefix)
+        for name, experiment in experiments.items()
+        if isinstance(experiment.settings, Sequences)
+        for prefix in experiment.settings.variants()
+    ]
+
+
+def _of_all_runs(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    values = [
+        metrics.value(name, f"{prefix}{metric}", optimizer)
+        for name, prefix in _synthetic(experiments)
+        for optimizer in metrics.optimizers(name)
+        if metrics.has(name, f"{prefix}{metric}", optimizer)
+    ]
+    return np.concatenate(values)
+
+
+def _of_all_data(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    values = [
+        metrics.value(name, f"{prefix}{metric}")
+        for name, prefix in _synthetic(experiments)
+        if metrics.has(name, f"{prefix}{metric}")
+    ]
+    return np.concatenate(values)
+
+
+@CLAIMS("ib.core.grad_exact")
+def gradient_exact(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Relative error of the gradients in W and u against automatic differentiation, every run of every experiment."""
+    return _of_all_runs("gradient_error", metrics, experiments)
+
+
+@CLAIMS("ib.core.gap_exact")
+def gap_exact(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Relative error of the cancellation-free gap against the plain difference, while that exceeds 1e-3."""
+    return _of_all_runs("gap_error", metrics, experiments)
+
+
+@CLAIMS("ib.core.wmm_feasible")
+def margins_are_one(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The least margin of W_mm over all constraints."""
+    return _of_all_data("worst_margin", metrics, experiments)
+
+
+@CLAIMS("ib.core.svm_agree")
+def solvers_agree(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Relative difference of W_mm and u_mm from a second solver's, over all entries, where that is small enough."""
+    return _of_all_data("solver_difference", metrics, experiments)
+
+
+def _norm_slope(experiment: str, optimizer: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return rates.power(metrics.curve(experiment, "norm_w", optimizer), rates.NORM[optimizer])
+
+
+def _norm_per_fold(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    growth = metrics.curve(experiment, "norm_w", "gd").slope(*rates.NORM["gd"], log_steps=True)
+    return growth / metrics.value(experiment, "margin_norm")
+
+
+def _ngd_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    slopes = rates.exponential(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
+    step_size = experiments[experiment].optimizers["ngd"].hyperparameters["step_size"]
+    return slopes * metrics.value(experiment, "margin_norm") / step_size
+
+
+def _ngd_straight(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return rates.straightness(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
+
+
+def _polyak_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    slopes = rates.exponential(metrics.curve(experiment, "distraction", "polyak"), rates.ATTENTION["polyak"])
+    return slopes * experiments[experiment].optimizers["polyak"].hyperparameters["factor"] / 2
+
+
+def _gd_attention_slope(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return rates.power(metrics.curve(experiment, "distraction", "gd"), rates.ATTENTION["gd"])
+
+
+def _late_law(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The largest factor, either way, between 1 - p_opt and (T - 1) exp(-||W|| / ||W_mm||)."""
+    settings = experiments[experiment].settings
+    assert isinstance(settings, Sequences)
+    margin_norm = metrics.value(experiment, "margin_norm")[:, None]
+    factors = []
+    for optimizer, window in rates.LAW.items():
+        norm = rates.inside(metrics.curve(experiment, "norm_w", optimizer), window).values
+        distraction = rates.inside(metrics.curve(experiment, "distraction", optimizer), window).values
+        factors.append(np.exp(np.abs(np.log(distraction / (settings.tokens - 1)) + norm / margin_norm).max(axis=1)))
+    return np.max(factors, axis=0)  # type: ignore[no-any-return]
+
+
+def below_gd(experiment: str, metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Per seed 1.0 if NGD and PS lie strictly below GD at every common recorded step from 200 on."""
+    slow = metrics.curve(experiment, metric, "gd")
+    held = np.ones(len(slow.seeds), dtype=bool)
+    for optimizer in _FAST:
+        fast = metrics.curve(experiment, metric, optimizer)
+        steps, i, j = np.intersect1d(fast.steps, slow.steps, return_indices=True)
+        late = steps >= _ORDERED_FROM
+        if not late.any():
+            raise NotRecordedError(f"the runs of gd and {optimizer} share no step from {_ORDERED_FROM} on")
+        held &= (fast.values[:, i[late]] < slow.values[:, j[late]]).all(axis=1)
+    return held.astype(float)
+
+
+def _final_misalignment(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return np.max([metrics.value(experiment, "misalignment_w", optimizer) for optimizer in _FAST], axis=0)  # type: ignore[no-any-return]
+
+
+def _ngd_alignment_slope(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return rates.power(metrics.curve(experiment, "misalignment_w", "ngd"), rates.ALIGNMENT["ngd"])
+
+
+def _least_gap(experiment: str, metrics: Metrics, experiments: Experiments) -> float:
+    return min(float(metrics.curve(experiment, "gap", o).values.min()) for o in metrics.optimizers(experiment))
+
+
+def _floor(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return metrics.value(experiment, "floor")
+
+
+for _figure, _name in _FIXED.items():
+    CLAIMS(f"ib.{_figure}.ngd_norm_linear")(partial(_norm_slope, _name, "ngd"))
+    CLAIMS(f"ib.{_figure}.ps_norm_linear")(partial(_norm_slope, _name, "polyak"))
+    CLAIMS(f"ib.{_figure}.gd_norm_log")(partial(_norm_per_fold, _name))
+    CLAIMS(f"ib.{_figure}.gd_norm_log_slope")(partial(_norm_slope, _name, "gd"))
+    CLAIMS(f"ib.{_figure}.ngd_sparsify_rate")(partial(_ngd_rate, _name))
+    CLAIMS(f"ib.{_figure}.ngd_sparsify_straight")(partial(_ngd_straight, _name))
+    CLAIMS(f"ib.{_figure}.ps_sparsify_rate")(partial(_polyak_rate, _name))
+    CLAIMS(f"ib.{_figure}.gd_sparsify_slow")(partial(_gd_attention_slope, _name))
+    CLAIMS(f"ib.{_figure}.late_law")(partial(_late_law, _name))
+    CLAIMS(f"ib.{_figure}.order_gap")(partial(below_gd, _name, "gap"))
+    CLAIMS(f"ib.{_figure}.order_align")(partial(below_gd, _name, "misalignment_w"))
+    CLAIMS(f"ib.{_figure}.align_to_wmm")(partial(_final_misalignment, _name))
+    CLAIMS(f"ib.{_figure}.ngd_rate_bound")(partial(_ngd_alignment_slope, _name))
+    CLAIMS(f"ib.{_figure}.loss_floor")(partial(_least_gap, _name))
+    CLAIMS(f"ib.{_figure}.loss_floor_value")(partial(_floor, _name))
+
+
+@CLAIMS("ib.fig5.loss_stretched_exp")
+def stretched_exponent(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The power of t with which -log L grows."""
+    loss = metrics.curve("joint", "gap", "ngd")
+    return rates.power(Curve(loss.seeds, loss.steps, -np.log(loss.values)), rates.JOINT)
+
+
+@CLAIMS("ib.fig5.w_norm_log")
+def joint_norm_w(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The power of t with which ||W|| grows."""
+    return rates.power(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT)
+
+
+@CLAIMS("ib.fig5.u_norm_power")
+def joint_norm_u(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The power of t with which ||u|| grows."""
+    return rates.power(metrics.curve("joint", "norm_u", "ngd"), rates.JOINT)
+
+
+@CLAIMS("ib.fig5.align_both")
+def both_align(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The larger one of W's and u's final 1 - corr."""
+    return np.maximum(*(metrics.value("joint", f"misalignment_{name}", "ngd") for name in "wu"))
+
+
+@CLAIMS("ib.fig5.ngd_beats_gd")
+def loss_ratio(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """GD's final loss over NGD's."""
+    return metrics.value("joint", "gap", "gd") / metrics.value("joint", "gap", "ngd")
+
+
+def _all_variants(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Per seed 1.0 if in every variant NGD and PS end strictly below GD."""
+    settings = experiments["variants"].settings
+    assert isinstance(settings, Sequences)
+    held = [
+        metrics.value("variants", f"{prefix}{metric}", optimizer) < metrics.value("variants", f"{prefix}{metric}", "gd")
+        for prefix in settings.variants()
+        for optimizer in _FAST
+    ]
+    return np.all(held, axis=0).astype(float)
+
+
+CLAIMS("ib.extra.variants_order_gap")(partial(_all_variants, "gap"))
+CLAIMS("ib.extra.variants_order_align")(partial(_all_variants, "misalignment_w"))

@@ -2,6 +2,128 @@
 
 from __future__ import annotations
 
-from workflow.lib.settings import Settings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-KINDS: dict[str, type[Settings]] = {}
+from pydantic import Field, ValidationError, model_validator
+
+from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
+
+# A token's place in its sequence, counted from 1 as in the paper, or "random": any place, drawn per sequence.
+Place = Annotated[Literal["random"] | Annotated[int, Field(ge=1, strict=True)], Field(union_mode="left_to_right")]
+
+
+class Iterations(Options):
+    """How long an optimizer runs."""
+
+    iterations: Count
+
+
+class JointIterations(Iterations):
+    """How long an optimizer runs, and what it sees as parameters.
+
+    `groups`: "joint" is (W, u) as one, hence one gradient norm; "separate" is a parameter group, hence a norm, each.
+    """
+
+    groups: Literal["joint", "separate"] = "joint"
+
+
+class Sequences(Settings):
+    """Sequences of one signal among noise tokens, and where training starts; specification 3.1.
+
+    Attributes:
+        samples: n, the number of sequences; their labels alternate.
+        tokens: T, the length of each sequence.
+        dimension: d, of a token.
+        signals: whether the two signals are orthogonal or antipodal.
+        signal_norm: U, the norm of a signal.
+        noise_norm: rho, the root mean square norm of a noise token.
+        equal_scores: project the noise off the signals, so that all non-optimal tokens score 0.
+        optimal_position: place of the signal; "random" draws it among tokens 2 .. T.
+        query_position: place of the query; "random" draws it among all tokens.
+        initial_norm: Frobenius norm of a Gaussian W_0; 0 starts at zero.
+    """
+
+    part: ClassVar[str] = "synthetic"
+    options: ClassVar[type[Options]] = Iterations
+
+    samples: Count
+    tokens: Annotated[int, Field(ge=2, strict=True)]
+    dimension: Count
+    signals: Literal["orthogonal", "antipodal"]
+    signal_norm: Positive
+    noise_norm: Positive
+    equal_scores: bool
+    optimal_position: Place
+    query_position: Place
+    initial_norm: NonNegative
+
+    @model_validator(mode="after")
+    def _fits(self) -> Sequences:
+        for name in ("optimal_position", "query_position"):
+            place = getattr(self, name)
+            if place != "random" and place > self.tokens:
+                raise ValueError(f"{name}: expected a place from 1 to tokens = {self.tokens}, found {place}")
+        needed = self.samples * (self.tokens - 1) + 2
+        if self.dimension < needed:
+            raise ValueError(
+                f"dimension: found {self.dimension}; expected at least samples * (tokens - 1) + 2 = {needed}, so that "
+                "noise tokens and signals are linearly independent and the max-margin problem has a solution"
+            )
+        return self
+
+    def variants(self) -> Mapping[str, Sequences]:
+        """The data settings of this experiment by the prefix of their metrics: one, without a prefix."""
+        return {"": self}
+
+
+class FixedDecoder(Sequences):
+    """W is trained; the decoder u is the unit vector along the difference of the signals."""
+
+
+class Joint(Sequences):
+    """W and the decoder u are trained together; u starts at 0."""
+
+    options: ClassVar[type[Options]] = JointIterations
+
+
+class Variants(FixedDecoder):
+    """Fixed-decoder training on several data settings at once, stacked into one set of runs.
+
+    Attributes:
+        changes: name -> what differs from the other settings. Samples, tokens and dimension are common to all.
+    """
+
+    changes: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _each_valid(self) -> Variants:
+        if not self.changes:
+            raise ValueError("changes: expected at least one variant, found none")
+        for name, change in self.changes.items():
+            fixed = {"samples", "tokens", "dimension", "changes"} & set(change)
+            if fixed:
+                raise ValueError(f"changes.{name}: {fixed.pop()} is common to all variants")
+            try:
+                self._changed(change)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                path = ".".join(["changes", name, *map(str, problem["loc"])])
+                message = problem["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{path}: {message}; found {problem['input']!r}") from None
+        return self
+
+    def _changed(self, change: Mapping[str, Any]) -> FixedDecoder:
+        return FixedDecoder.model_validate({**self.model_dump(exclude={"changes"}), **change})
+
+    def variants(self) -> Mapping[str, Sequences]:
+        """The data settings by the prefix of their metrics, such as `query_anywhere.`."""
+        return {f"{name}.": self._changed(change) for name, change in self.changes.items()}
+
+
+def arrays_of(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays of one variant, without its prefix."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+KINDS: dict[str, type[Settings]] = {"fixed_decoder": FixedDecoder, "joint": Joint, "variants": Variants}

@@ -1,0 +1,80 @@
+"""ib, synthetic: all seeds stacked in the coordinates of the gradients' span, against one dense run by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+
+from tests.benchmarks import Benchmark, cpu_seconds
+from tests.reference import ib_synthetic as plain
+from workflow.lib.configuration import load_paper
+from workflow.lib.experiments import Experiment
+from workflow.lib.experiments import parse as parse_experiment
+from workflow.lib.papers.ib.synthetic.data import generate
+from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer
+from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan
+from workflow.lib.papers.ib.synthetic.training import descend
+
+SEEDS = 5
+
+
+def stacked(experiment: Experiment, optimizer: str, steps: int) -> Callable[[], object]:
+    """All seeds together for some steps; the spans are found before."""
+    sets = [generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)]
+    spans = [KeyQuerySpan.of(arrays) for arrays in sets]
+    joint = experiment.kind == "joint"
+    layer = JointLayer(sets, spans, list(map(DecoderSpan.of, sets))) if joint else FixedDecoderLayer(sets, spans)
+
+    def run() -> None:
+        layer.joined.zero_()
+        descend(layer, experiment.optimizers[optimizer], np.array([0, steps]))
+
+    return run
+
+
+def dense(experiment: Experiment, rule: plain.Rule, steps: int, product: plain.Product) -> Callable[[], object]:
+    """One seed for some steps."""
+    data = plain.tensors(generate(experiment, experiment.seed(0)))
+    start = torch.zeros(experiment.settings.dimension, experiment.settings.dimension, dtype=torch.float64)
+    return partial(plain.train, data, rule, steps, start, joint=experiment.kind == "joint", product=product)
+
+
+RULES = {
+    "orthogonal": {"gd": plain.gd(1.0), "ngd": plain.ngd(0.5), "polyak": plain.polyak(2.0)},
+    "joint": {"ngd": plain.ngd(0.5, 2 / 3), "gd": plain.gd(0.5)},
+}
+
+
+def benchmarks(quick: bool) -> Iterator[Benchmark]:
+    paper = load_paper("ib")
+    for name, floor in (("orthogonal", 30), ("joint", 10)):
+        experiment = paper.experiment(name).checked
+        steps = 100 if quick else 400
+        for optimizer, rule in RULES[name].items():
+            yield Benchmark(
+                f"ib {name}, {optimizer}, {steps} steps, per seed of {SEEDS}",
+                plain=dense(experiment, rule, steps, plain.logits),
+                fast=stacked(experiment, optimizer, steps),
+                floor=floor,
+                fast_units=SEEDS,
+            )
+
+
+def tables(quick: bool) -> Iterator[str]:
+    """How the cost of one step of one run grows with d and with n T."""
+    steps = 50 if quick else 200
+    yield "ib, fixed decoder, NGD: CPU microseconds per step and run"
+    yield f"{'n':>6} {'T':>4} {'d':>6} {'fast':>9} {'X W q':>9} {'X (W q)':>9}"
+    for samples, dimension in ((20, 300), (20, 600), (20, 1200), (5, 400), (10, 400), (20, 400), (40, 400)):
+        plan = load_paper("ib").experiment("orthogonal").plain("ngd")
+        plan["settings"] |= {"samples": samples, "dimension": dimension}
+        experiment = parse_experiment("ib", "orthogonal", plan)
+        few = max(steps // (20 if dimension > 400 else 5), 2)
+        fast = stacked(experiment, "ngd", steps)
+        ways = [dense(experiment, plain.ngd(0.5), few, way) for way in (plain.logits, plain.bracketed_logits)]
+        costs = [min(cpu_seconds(fast) for _ in range(3)) / steps / SEEDS, *(cpu_seconds(way) / few for way in ways)]
+        cells = " ".join(f"{cost * 1e6:>9.1f}" for cost in costs)
+        yield f"{samples:>6} {experiment.settings.tokens:>4} {dimension:>6} {cells}"

@@ -1,0 +1,119 @@
+"""scb: runs at the full size against the direct transcription, a sequence at a time, on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.benchmarks import Benchmark, cpu_seconds
+from tests.reference import scb as plain
+from workflow.lib.configuration import load_paper
+from workflow.lib.experiments import Experiment, parse
+from workflow.lib.papers import Job
+from workflow.lib.papers.scb import kernels
+from workflow.lib.papers.scb.data import draw_problem, generate
+from workflow.lib.papers.scb.descent import Batches, Descent, preconditioned_prox
+from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.papers.scb.training import train
+
+CURVES = ("prox", "prox_literal", "sgd_large", "sgd_small")
+
+
+def shortened(**settings: int) -> Experiment:
+    entry = load_paper("scb").experiment("main").plain(*CURVES)
+    entry["settings"] |= settings
+    return parse("scb", "main", entry)
+
+
+def sampled(experiment: Experiment, problem: Problem, purpose: str, count: int) -> Iterator[plain.Batch]:
+    """The batches of a stream, looked up one sequence at a time; the random words cost the twin next to nothing."""
+    state = experiment.seed(0).sequence(purpose).generate_state(4 * kernels.LANES, np.uint64).reshape(4, -1)
+    room = kernels.words_for(problem.positions)
+
+    def words() -> Iterator[np.ndarray]:
+        for _ in range(experiment.settings.batch_size):
+            kernels.fill(state, room)
+            yield room
+
+    for _ in range(count):
+        yield plain.sample(words(), problem)
+
+
+def direct(experiment: Experiment, label: str, boosting: int, after: int) -> None:
+    """One run from its first step on the same batches: lookups, dense one-hot matrices, loops over sequences."""
+    settings, hyperparameters = experiment.settings, experiment.optimizers[label].hyperparameters
+    problem = draw_problem(settings, experiment.seed(0))
+    mu = problem.stationary
+    A, V = problem.uniform.T.copy(), problem.memoryless.T.copy()
+    batches = sampled(experiment, problem, "boosting batches", boosting)
+    A, V = plain.descend(batches, A, V, mu, settings.boosting_step_size, 0)[-1]
+    A = plain.switch(A, settings.switch_deviations)
+    batches = sampled(experiment, problem, "batches", after)
+    plain.descend(batches, A, V, mu, hyperparameters["step_size"], hyperparameters["penalty"])
+
+
+def benchmarks(quick: bool) -> Iterator[Benchmark]:
+    scale = 5 if quick else 1
+    experiment = shortened(iterations=1000 // scale, boosting_steps=400 // scale)
+    steps = experiment.settings.iterations
+    plain_steps = 10 if quick else 25
+
+    def fast(*labels: str) -> None:
+        data = {0: generate(experiment, experiment.seed(0))}
+        for label in labels:
+            train(experiment, experiment.optimizers[label], data, Job())
+
+    fast(*CURVES)  # compiles
+    yield Benchmark(
+        f"scb one run of {steps} steps (T = 5000, B = 64), per step",
+        plain=lambda: direct(experiment, "prox", 2 * plain_steps // 5, 3 * plain_steps // 5),
+        fast=lambda: fast("prox"),
+        floor=16,
+        plain_units=plain_steps,
+        fast_units=steps,
+    )
+
+    def one_by_one() -> None:
+        for label in CURVES:
+            direct(experiment, label, 2 * plain_steps // 5, 3 * plain_steps // 5)
+
+    yield Benchmark(
+        f"scb all {len(CURVES)} curves of fig1, one seed, {steps} steps, per step",
+        plain=one_by_one,
+        fast=lambda: fast(*CURVES),
+        floor=60,
+        plain_units=plain_steps,
+        fast_units=steps,
+    )
+
+
+def milliseconds_per_step(positions: int, batch_size: int, steps: int) -> float:
+    """CPU milliseconds of one training step of one run, the best of five."""
+    settings = shortened(positions=positions, batch_size=batch_size, iterations=10**6).settings
+    seed = shortened().seed(0)
+    problem = draw_problem(settings, seed)
+    arrays = {name: getattr(problem, name) for name in ("transition", "stationary", "support", "weights")}
+    stacked = Problem.stacked([arrays], positions)
+    descent = Descent(stacked, stacked.uniform, stacked.memoryless, every=10**6)
+    update = preconditioned_prox(descent, step_size=0.005)
+    batches = [Batches(problem, batch_size, seed, "benchmark")]
+    return 1e3 * min(cpu_seconds(lambda: descent.run(update, batches, 0, steps)) for _ in range(5)) / steps
+
+
+def tables(quick: bool) -> Iterator[str]:
+    """Growth of a step with T and with B; a log-log slope of 1 is linear, below 1 a share that does not grow."""
+    tokens = 1e6 if quick else 2e7  # of one measurement
+    for index, (name, sizes) in enumerate(
+        {
+            "T (B = 64)": [(t, 64) for t in (500, 1500, 5000, 15000, 50000)],
+            "B (T = 5000)": [(5000, b) for b in (16, 64, 256, 1024)],
+        }.items()
+    ):
+        took = [milliseconds_per_step(*size, max(3, int(tokens / np.prod(size)))) for size in sizes]
+        grown = [size[index] for size in sizes]
+        slopes = np.diff(np.log(took)) / np.diff(np.log(grown))
+        overall = np.polyfit(np.log(grown), np.log(took), 1)[0]
+        yield f"scb: CPU ms per step against {name}; log-log slope {overall:.2f}, between the last two {slopes[-1]:.2f}"
+        yield "  " + "".join(f"{size:>10}" for size in grown)
+        yield "  " + "".join(f"{ms:>10.3f}" for ms in took)

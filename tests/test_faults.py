@@ -1,0 +1,233 @@
+"""Faults: broken files, full and read-only disks, wrong commands. One message, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, copy_project, snakemake, stage
+from workflow.lib.errors import UserError
+from workflow.lib.files import atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
+from workflow.lib.runs import Trace, read_traces, write_traces
+
+GENERATE = ("generate", "--paper", "ntp", "--experiment", "two_stage")
+
+
+def assert_one_message(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in output, output
+    for word in words:
+        assert word in output, output
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a block of seeds."""
+    path = tmp_path_factory.mktemp("block") / "0-1.npz"
+    assert stage(*GENERATE, "--seeds", "0-1", "--data", str(path)).returncode == 0
+    return path
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "--paper", "npt", "--experiment", "x", "--seeds", "0"), ["unknown paper 'npt'", "'ntp'"]),
+        (("generate", "--paper", "ntp", "--experiment", "two_stages", "--seeds", "0"), ["two_stages", "two_stage"]),
+        ((*GENERATE, "--seeds", "3-1"), ["expected one seed", "'3-1'"]),
+        ((*GENERATE, "--seeds", "0", "--settings", "{"), ["--settings", "not valid JSON"]),
+        ((*GENERATE, "--seeds", "0", "--settings", "{}"), ["ntp.experiments.two_stage.kind", "None"]),
+        (("paint",), ["paint", "generate"]),
+    ],
+)
+def test_a_wrong_command_is_told(tmp_path: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+    data = ("--data", str(tmp_path / "x.npz")) if arguments[0] == "generate" else ()
+    assert_one_message(stage(*arguments, *data), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_stage() -> None:
+    done = stage("--help")
+    for name in ("generate", "train", "measure", "draw", "judge", "gather"):
+        assert name in done.stdout
+    assert "such as 0-9" in stage("generate", "--help").stdout
+
+
+# ---- broken files ----
+
+
+def train(data: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    outputs = ("--trace", str(folder / "t.parquet"), "--parameters", str(folder / "p.safetensors"))
+    return stage(
+        "train", "--paper", "ntp", "--experiment", "two_stage", "--optimizer", "ngd", "--data", str(data), *outputs
+    )
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_a_truncated_npz_is_named(block: Path, tmp_path: Path, keep: int) -> None:
+    cut = tmp_path / "in" / "cut.npz"
+    cut.parent.mkdir()
+    cut.write_bytes(block.read_bytes()[:keep])
+    (tmp_path / "out").mkdir()
+    assert_one_message(train(cut, tmp_path / "out"), "cut.npz", "delete it and run snakemake again")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_pickle_in_an_npz_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "evil.npz", **{"0/x": np.array([print], dtype=object)})
+    with pytest.raises(UserError, match=r"evil\.npz"):
+        read_arrays(tmp_path / "evil.npz")
+
+
+@pytest.mark.parametrize("keep", [0, 8, 200, -5])
+def test_truncated_tables_and_parameters_are_named(tmp_path: Path, keep: int) -> None:
+    trace = Trace([0, 1])
+    trace.record("loss", [0, 1, 2], np.arange(6.0).reshape(2, 3))
+    write_traces(tmp_path / "t.parquet", "p", "e", {"o": trace})
+    write_parameters(tmp_path / "p.safetensors", {"w": np.ones((2, 50))})
+    for name in ("t.parquet", "p.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"t\.parquet: cannot be read"):
+        read_traces(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"p\.safetensors: cannot be read"):
+        read_parameters(tmp_path / "p.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert_one_message(train(tmp_path / "none.npz", tmp_path), "none.npz", "no such file")
+
+
+def test_files_read_back_what_was_written(tmp_path: Path) -> None:
+    arrays = {3: {"x": np.arange(4), "y/z": np.eye(2)}, 4: {"x": np.arange(2)}}
+    write_arrays(tmp_path / "a.npz", arrays)
+    again = read_arrays(tmp_path / "a.npz")
+    assert {s: {k: v.tolist() for k, v in b.items()} for s, b in again.items()} == {
+        s: {k: v.tolist() for k, v in b.items()} for s, b in arrays.items()
+    }
+    trace = Trace([5, 7])
+    trace.record("loss", [0, 10], [[1.0, np.nan], [2.0, 3.0]])
+    trace.record("final", 10, [4.0, 5.0])
+    write_traces(tmp_path / "t.parquet", "p", "e", {"o": trace, "q": trace})
+    read = read_traces(tmp_path / "t.parquet")
+    assert list(read) == ["o", "q"]
+    np.testing.assert_array_equal(read["o"]["loss"].values, trace["loss"].values)
+    np.testing.assert_array_equal(read["q"]["final"].at(10), [4.0, 5.0])
+
+
+# ---- writing ----
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def fail() -> None:
+        with atomic(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told(block: Path, small_disk: Path) -> None:
+    assert_one_message(train(block, small_disk), "No space left on device", "Free some space")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_read_only_results_are_told(block: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert_one_message(train(block, small_disk), "Read-only file system", "--directory")
+
+
+def test_the_workflow_on_read_only_results(tmp_path: Path, small_disk: Path) -> None:
+    """The disk holds `results`; the rest of the folder can be written."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results").symlink_to(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = snakemake(tmp_path / "run", "--cores", "1", "results/ntp/figures/fig1.pdf", check=False)
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stdout + done.stderr
+
+
+# ---- the workflow ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config", "papers=[npt]"), ["unknown paper 'npt'"]),
+        (("--config", "seeds=2.5"), ["config.seeds", "2.5"]),
+        (("results/ntp/figures/fig9.pdf",), ["unknown figure 'fig9'", "fig2"]),
+        (("results/npt/figures/fig1.pdf",), ["unknown paper 'npt'"]),
+        (("results/ntp/runs/two_stage/ngdd/0-9.parquet",), ["unknown optimizer 'ngdd'", "ngd"]),
+        (("results/ntp/metrics/two_stages.parquet",), ["unknown experiment 'two_stages'"]),
+    ],
+)
+def test_a_wrong_request_stops_before_anything_runs(
+    tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    assert_one_message(snakemake(tmp_path, "--cores", "1", *arguments, check=False), *words)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["config/config.yaml", "config/papers/ntp.yaml", "workflow/schemas/paper.schema.yaml"])
+def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path, name: str) -> None:
+    project = copy_project(tmp_path / "project")
+    path = project / name
+    path.write_text(path.read_text() + "\nslip: [1, 2\n")
+    done = snakemake(project, "-n", project=project, check=False)
+    assert_one_message(done, name.rpartition("/")[2], "is not valid YAML", "line")
+
+
+def test_a_truncated_input_of_the_workflow_is_made_again_after_deleting_it(tmp_path: Path) -> None:
+    target = "results/ntp/figures/fig1.pdf"
+    snakemake(tmp_path, "--cores", "1", target)
+    data = tmp_path / "results/ntp/data/example/0.npz"
+    data.write_bytes(data.read_bytes()[:100])
+    done = snakemake(tmp_path, "--cores", "1", target, check=False)
+    assert_one_message(done, "0.npz", "delete it and run snakemake again")
+    data.unlink()
+    snakemake(tmp_path, "--cores", "1", target)
+
+
+def test_a_run_that_fails_writes_its_message_to_the_log_too(tmp_path: Path) -> None:
+    overlay = tmp_path / "impossible.yaml"
+    overlay.write_text(
+        "ntp: {experiments: {two_stage: {settings: {vocabulary_size: 3, embedding_dimension: 3, sentences: 12}}}}"
+    )
+    target = "results/ntp/data/two_stage/0-9.npz"
+    done = snakemake(tmp_path, "--cores", "1", target, "--configfile", str(overlay), check=False)
+    assert_one_message(done, "sentences: found 12")
+    assert "sentences: found 12" in (tmp_path / "results/ntp/logs/generate/two_stage/0-9.log").read_text()
+    assert not (tmp_path / target).exists()
+
+
+def test_the_library_is_complete_in_version_control() -> None:
+    """What the workflow reads must be in a clone: no file of the library is ignored."""
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "workflow", "config", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if not name.endswith(".pyc")] == []

@@ -1,0 +1,501 @@
+"""ib, synthetic: data, spans, training against the dense twin, targets, rules, settings, figures."""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference import ib_synthetic as plain
+from workflow.lib import optim
+from workflow.lib.configuration import load_paper
+from workflow.lib.errors import UserError
+from workflow.lib.experiments import Experiment, parse
+from workflow.lib.max_margin import max_margin
+from workflow.lib.papers import Job
+from workflow.lib.papers.ib.synthetic import rates
+from workflow.lib.papers.ib.synthetic.claims import CLAIMS, below_gd
+from workflow.lib.papers.ib.synthetic.data import generate
+from workflow.lib.papers.ib.synthetic.figures import FIGURES
+from workflow.lib.papers.ib.synthetic.metrics import decoder_constraints, least_distance, measure, misalignment
+from workflow.lib.papers.ib.synthetic.settings import arrays_of
+from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan, others
+from workflow.lib.papers.ib.synthetic.training import initial, recorded_steps, train
+from workflow.lib.runs import Curve, Metrics, NotRecordedError, Run, Trace
+
+MAIN: dict[str, Any] = {
+    "samples": 20,
+    "tokens": 10,
+    "dimension": 300,
+    "signals": "orthogonal",
+    "signal_norm": 2,
+    "noise_norm": 1,
+    "equal_scores": True,
+    "optimal_position": "random",
+    "query_position": 1,
+    "initial_norm": 0,
+}
+SMALL = {**MAIN, "samples": 10, "tokens": 6, "dimension": 80}
+TINY = {**MAIN, "samples": 6, "tokens": 4, "dimension": 20}
+
+
+def experiment(kind: str, settings: dict[str, Any], **optimizers: dict[str, Any]) -> Experiment:
+    return parse("ib", "test", {"kind": kind, "settings": settings, "optimizers": optimizers})
+
+
+def data_of(made: Experiment, seeds: range = range(2)) -> dict[int, dict[str, np.ndarray]]:
+    return {seed: generate(made, made.seed(seed)) for seed in seeds}
+
+
+def run(made: Experiment, label: str, seeds: range = range(2)) -> Run:
+    return train(made, made.optimizers[label], data_of(made, seeds), Job())
+
+
+# ---- data ----
+
+
+@pytest.mark.parametrize("signals", ["orthogonal", "antipodal"])
+@pytest.mark.parametrize("equal_scores", [True, False])
+def test_sequences_are_signal_and_noise(signals: str, equal_scores: bool) -> None:
+    made = experiment("fixed_decoder", {**MAIN, "signals": signals, "equal_scores": equal_scores})
+    arrays = generate(made, made.seed(3))
+    tokens, labels, optimal = arrays["tokens"], arrays["labels"], arrays["optimal"]
+    assert tokens.shape == (20, 10, 300)
+    assert labels.tolist() == [1, -1] * 10
+    assert optimal.min() >= 1
+    assert len(set(optimal.tolist())) > 3
+    assert not arrays["query"].any()
+    signal = tokens[np.arange(20), optimal]
+    assert np.linalg.norm(signal, axis=1) == pytest.approx(2)
+    assert signal[0] @ signal[1] == pytest.approx(0 if signals == "orthogonal" else -4, abs=1e-12)
+    assert np.array_equal(signal[0], signal[2])
+    noise = others(tokens, optimal)
+    assert np.linalg.norm(noise, axis=2).mean() == pytest.approx(1, rel=0.02)
+    assert np.linalg.norm(arrays["decoder"]) == pytest.approx(1)
+    assert (np.abs(noise @ arrays["decoder"]).max() < 1e-12) == equal_scores
+
+
+def test_places_can_be_set() -> None:
+    made = experiment("fixed_decoder", {**SMALL, "optimal_position": 1, "query_position": 3})
+    arrays = generate(made, made.seed(0))
+    assert not arrays["optimal"].any()
+    assert (arrays["query"] == 2).all()
+    anywhere = experiment("fixed_decoder", {**SMALL, "query_position": "random"})
+    queries = np.concatenate([a["query"] for a in data_of(anywhere, range(5)).values()])
+    assert set(queries.tolist()) == set(range(6))
+
+
+def test_a_signal_below_the_noise_is_refused() -> None:
+    made = experiment("fixed_decoder", {**SMALL, "signal_norm": 0.01, "equal_scores": False})
+    with pytest.raises(UserError, match=r"scores at least as high as the signal.*signal_norm \(found 0.01\)"):
+        generate(made, made.seed(0))
+
+
+# ---- coordinates ----
+
+
+def test_key_query_coordinates_keep_margins_norms_and_angles() -> None:
+    made = experiment("fixed_decoder", {**SMALL, "query_position": "random"})
+    arrays = generate(made, made.seed(0))
+    span = KeyQuerySpan.of(arrays)
+    v, w = np.random.default_rng(0).standard_normal((2, len(span.margins)))
+    V, W = span.dense(v), span.dense(w)
+    assert np.sum(V * W) == pytest.approx(v @ w, rel=1e-12)
+    assert span.coordinates(W) == pytest.approx(w, rel=1e-10, abs=1e-12)
+    x, rows = arrays["tokens"], np.arange(10)
+    best = x[rows, arrays["optimal"]]
+    query = x[rows, arrays["query"]]
+    margins = np.einsum("ntd,de,ne->nt", best[:, None] - others(x, arrays["optimal"]), W, query)
+    assert span.margins @ w == pytest.approx(margins.ravel(), rel=1e-10, abs=1e-12)
+
+
+def test_dependent_directions_get_no_coordinates() -> None:
+    """The same sequence twice: half as many dimensions, and still an isometry of what there is."""
+    made = experiment("fixed_decoder", SMALL)
+    once = generate(made, made.seed(0))
+    twice = {**once, **{name: np.concatenate([once[name]] * 2) for name in ("tokens", "labels", "optimal", "query")}}
+    single, span = KeyQuerySpan.of(once), KeyQuerySpan.of(twice)
+    assert np.linalg.matrix_rank(span.margins) == len(single.margins)
+    W = single.dense(np.random.default_rng(0).standard_normal(len(single.margins)))
+    assert span.dense(span.coordinates(W)) == pytest.approx(W, rel=1e-9, abs=1e-12)
+    assert np.linalg.norm(span.coordinates(W)) == pytest.approx(np.linalg.norm(W), rel=1e-9)
+
+
+def test_decoder_coordinates_keep_scores_and_norms() -> None:
+    made = experiment("joint", SMALL)
+    arrays = generate(made, made.seed(0))
+    span = DecoderSpan.of(arrays)
+    v = np.random.default_rng(0).standard_normal(span.basis.shape[0])
+    u = span.dense(v)
+    assert np.linalg.norm(u) == pytest.approx(np.linalg.norm(v))
+    assert span.tokens[:, 0] @ v == pytest.approx(arrays["tokens"][np.arange(10), arrays["optimal"]] @ u)
+    assert span.tokens[:, 1:] @ v == pytest.approx(others(arrays["tokens"] @ u, arrays["optimal"]))
+
+
+# ---- training against the dense twin ----
+
+FIXED_RULES = {
+    "gd": ({"step_size": 1.0}, plain.gd(1.0)),
+    "ngd": ({"step_size": 0.5}, plain.ngd(0.5)),
+    "polyak": ({"factor": 2.0}, plain.polyak(2.0)),
+}
+JOINT_RULES = {
+    "ngd": ({"step_size": 0.5, "decay": 2 / 3}, plain.ngd(0.5, 2 / 3)),
+    "gd": ({"step_size": 0.5}, plain.gd(0.5)),
+    "separate": (
+        {"rule": "ngd", "step_size": 0.5, "decay": 2 / 3, "groups": "separate"},
+        plain.separate_ngd(0.5, 2 / 3),
+    ),
+    "led_ngd": (
+        {"step_size": 0.2, "decay": 2 / 3, "other_step_size": 0.1, "other_decay": 0.1, "groups": "separate"},
+        plain.led_ngd(0.2, 2 / 3, 0.1, 0.1),
+    ),
+    "polyak": ({"factor": 2.0}, plain.polyak(2.0)),
+}
+
+
+def distance(found: np.ndarray, expected: torch.Tensor) -> float:
+    return float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("rule", FIXED_RULES)
+@pytest.mark.parametrize("changes", [{}, {"signals": "antipodal", "equal_scores": False, "query_position": "random"}])
+def test_dense_key_query_equals_the_twins(rule: str, changes: dict[str, Any]) -> None:
+    hyperparameters, reference = FIXED_RULES[rule]
+    made = experiment("fixed_decoder", {**MAIN, **changes}, **{rule: {**hyperparameters, "iterations": 200}})
+    data = data_of(made)
+    found = train(made, made.optimizers[rule], data, Job())
+    twin, _ = plain.train(plain.tensors(data[1]), reference, 200, torch.zeros(300, 300, dtype=torch.float64))
+    dense = KeyQuerySpan.of(data[1]).dense(found.parameters["key_query"][1, -1])
+    assert distance(dense, twin) < 1e-8
+
+
+@pytest.mark.parametrize("rule", JOINT_RULES)
+def test_dense_key_query_and_decoder_equal_the_twins(rule: str) -> None:
+    hyperparameters, reference = JOINT_RULES[rule]
+    made = experiment("joint", SMALL, **{rule: {**hyperparameters, "iterations": 200}})
+    data = data_of(made)
+    found = train(made, made.optimizers[rule], data, Job())
+    start = torch.zeros(80, 80, dtype=torch.float64)
+    key_query, decoder = plain.train(plain.tensors(data[1]), reference, 200, start, joint=True)
+    dense = KeyQuerySpan.of(data[1]).dense(found.parameters["key_query"][1, -1])
+    assert distance(dense, key_query) < 1e-8
+    assert distance(DecoderSpan.of(data[1]).dense(found.parameters["decoder"][1, -1]), decoder) < 1e-8
+    assert found.trace["gap"].final()[1] == pytest.approx(
+        plain.loss(key_query, decoder, plain.tensors(data[1])).item(), rel=1e-8
+    )
+
+
+def test_a_random_start_carries_what_lies_outside_the_span() -> None:
+    made = experiment("fixed_decoder", {**SMALL, "initial_norm": 5}, ngd={"step_size": 0.5, "iterations": 60})
+    data = data_of(made)
+    found = train(made, made.optimizers["ngd"], data, Job())
+    span = KeyQuerySpan.of(data[1])
+    start = made.seed(1).generator("start").standard_normal((80, 80))
+    start *= 5 / np.linalg.norm(start)
+    inside, outside = initial(span, 5, made.seed(1))
+    twin, _ = plain.train(plain.tensors(data[1]), plain.ngd(0.5), 60, torch.from_numpy(start))
+    rest = start - span.dense(inside)
+    assert outside == pytest.approx(np.linalg.norm(rest))
+    assert outside > 4
+    assert distance(span.dense(found.parameters["key_query"][1, -1]) + rest, twin) < 1e-8
+
+    measured = measure(made, data, {"ngd": found})["ngd"]
+    target = span.dense(max_margin(span.margins).w)
+    angle = 1 - (twin.numpy() * target).sum() / np.linalg.norm(twin) / np.linalg.norm(target)
+    assert measured["norm_w"].final()[1] == pytest.approx(np.linalg.norm(twin), rel=1e-10)
+    assert measured["misalignment_w"].final()[1] == pytest.approx(angle, rel=1e-9)
+    assert measured["norm_w"].values[:, 0] == pytest.approx(5)
+
+
+def test_the_gap_is_right_where_doubles_see_nothing() -> None:
+    """At the end of Polyak's runs L - L* is near 1e-200; 260 digits of the dense formula give the same number."""
+    made = experiment("fixed_decoder", TINY, polyak={"factor": 2.0, "iterations": 900})
+    data = data_of(made)
+    found = train(made, made.optimizers["polyak"], data, Job())
+    arrays = data[0]
+    W = KeyQuerySpan.of(arrays).dense(found.parameters["key_query"][0, -1])
+    with localcontext(prec=260):
+        gaps, elsewhere = [], []
+        for x, y, o, q in zip(*(arrays[k] for k in ("tokens", "labels", "optimal", "query")), strict=True):
+            weights = [Decimal(float(logit)).exp() for logit in (x - x[o]) @ (W @ x[q])]
+            scores = [Decimal(float(score)) for score in y * (x @ arrays["decoder"])]
+            output = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
+            gaps.append((1 + (-output).exp()).ln() - (1 + (-scores[o]).exp()).ln())
+            elsewhere.append(1 - weights[o] / sum(weights))
+        gap, distraction = ((sum(v) / len(v)).ln() for v in (gaps, elsewhere))
+    assert float(gap) < np.log(1e-180)
+    # Margins of size 400 carry an absolute rounding error of 1e-12 into the exponent.
+    assert np.log(found.trace["gap"].final()[0]) == pytest.approx(float(gap), abs=1e-9)
+    assert np.log(found.trace["distraction"].final()[0]) == pytest.approx(float(distraction), abs=1e-9)
+
+
+def test_runs_are_bitwise_repeatable_and_independent_of_the_block() -> None:
+    made = experiment("joint", SMALL, ngd={"step_size": 0.5, "decay": 2 / 3, "iterations": 300})
+    together, again, alone = (run(made, "ngd", seeds) for seeds in (range(4), range(4), range(2, 3)))
+    for name, values in together.parameters.items():
+        assert np.array_equal(values, again.parameters[name])
+        assert values[2] == pytest.approx(alone.parameters[name][0], rel=1e-9, abs=1e-12)
+    assert together.trace["gap"].values[2] == pytest.approx(alone.trace["gap"].values[0], rel=1e-9)
+
+
+def test_variants_are_the_experiments_they_stand_for() -> None:
+    changes = {"unequal": {"equal_scores": False}, "start": {"initial_norm": 3}}
+    rule = {"step_size": 0.5, "iterations": 50}
+    several = experiment("variants", {**SMALL, "changes": changes}, ngd=rule)
+    stacked = run(several, "ngd")
+    measured = measure(several, data_of(several), {"ngd": stacked})
+    for name, change in changes.items():
+        one = experiment("fixed_decoder", {**SMALL, **change}, ngd=rule)
+        alone = run(one, "ngd")
+        expected = measure(one, data_of(one), {"ngd": alone})
+        assert stacked.trace[f"{name}.gap"].values == pytest.approx(alone.trace["gap"].values, rel=1e-9)
+        assert arrays_of(stacked.parameters, f"{name}.").keys() == alone.parameters.keys() - {"steps"}
+        for metric in ("norm_w", "misalignment_w"):
+            assert measured["ngd"][f"{name}.{metric}"].final() == pytest.approx(expected["ngd"][metric].final())
+        assert measured["data"][f"{name}.floor"].final() == pytest.approx(expected["data"]["floor"].final())
+
+
+def test_a_diverging_run_is_recorded() -> None:
+    rules = {"gd": {"step_size": 1e308, "iterations": 20}, "ngd": {"step_size": 0.5, "iterations": 20}}
+    made = experiment("joint", {**SMALL, "signal_norm": 100}, **rules)
+    data = data_of(made)
+    found = train(made, made.optimizers["gd"], data, Job())
+    assert (found.trace["diverged_at"].final() <= 20).all()
+    assert np.isnan(found.trace["gap"].final()).all()
+    measured = measure(made, data, {"gd": found, "ngd": train(made, made.optimizers["ngd"], data, Job())})
+    assert np.isnan(measured["gd"]["misalignment_w"].final()).all()
+    drawing = FIGURES["fig5"](Metrics({"joint": dict(measured)}), {"joint": made})
+    assert any("GD: 2 runs diverged" in text.get_text() for text in drawing.figure.axes[0].texts)
+
+
+def test_recorded_steps_share_one_grid() -> None:
+    assert recorded_steps(1).tolist() == [0, 1]
+    assert recorded_steps(10).tolist() == list(range(11))
+    long, short = recorded_steps(4000), recorded_steps(777)
+    assert {1, 10, 100, 1000, 4000} <= set(long.tolist())
+    assert set(short.tolist()) - {777} <= set(long.tolist())
+
+
+# ---- max-margin targets ----
+
+
+def test_targets_equal_other_solvers_on_the_dense_problem() -> None:
+    made = experiment("fixed_decoder", TINY)
+    arrays = generate(made, made.seed(0))
+    span = KeyQuerySpan.of(arrays)
+    target = max_margin(span.margins)
+    assert (span.margins @ target.w).min() == pytest.approx(1, abs=1e-9)
+    assert target.residual < 1e-9
+    rows = np.einsum("kd,ke->kde", span.differences, span.queries).reshape(len(span.margins), -1)
+    dense = span.dense(target.w).ravel()
+    for other in (max_margin(rows, solver="clarabel").w, least_distance(rows)):
+        assert np.linalg.norm(dense - other) / np.linalg.norm(other) < 1e-6
+    decoder_rows = np.unique(decoder_constraints(arrays), axis=0)
+    u = max_margin(decoder_rows).w
+    assert u == pytest.approx(max_margin(decoder_rows, solver="clarabel").w, rel=1e-6, abs=1e-9)
+    assert u / np.linalg.norm(u) == pytest.approx(arrays["decoder"], abs=1e-9)
+
+
+def test_an_infeasible_problem_is_told() -> None:
+    made = experiment("fixed_decoder", TINY, ngd={"step_size": 0.5, "iterations": 3})
+    data = data_of(made)
+    found = train(made, made.optimizers["ngd"], data, Job())
+    # Two sequences with one query that want opposite things of it.
+    for name in ("labels", "optimal", "query"):
+        data[1][name][:2] = [0, 1] if name == "optimal" else data[1][name][0]
+    data[1]["tokens"][1] = data[1]["tokens"][0]
+    with pytest.raises(UserError, match=r"seed 1: the max-margin problem of W has no solution.*larger dimension"):
+        measure(made, data, {"ngd": found})
+
+
+def test_misalignment_is_exact_for_small_angles() -> None:
+    angle = 1e-9
+    vector = np.array([np.cos(angle), np.sin(angle)])
+    assert misalignment(7 * vector, np.zeros(()), np.array([3.0, 0.0])) == pytest.approx(angle**2 / 2, rel=1e-6)
+    assert misalignment(np.array([3.0, 0.0]), np.array(4.0), np.array([2.0, 0.0])) == pytest.approx(1 - 3 / 5)
+
+
+# ---- rules ----
+
+
+def test_polyak_takes_its_step_where_the_squared_norm_underflows() -> None:
+    w = torch.zeros(2, 3, dtype=torch.float64)
+    w.grad = torch.tensor([[3e-200, 4e-200, 0.0], [3.0, 4.0, 0.0]], dtype=torch.float64)
+    gap = torch.tensor([1e-199, 10.0], dtype=torch.float64)
+    optim.build("polyak", [w], factor=2.0, stacked=True).step(lambda: gap)
+    # length of the step: gap / (2 ||g||)
+    assert w.norm(dim=1).tolist() == pytest.approx([1e-199 / 1e-199, 10 / 10])
+    assert (w[0] / w[1])[:2].tolist() == pytest.approx([1, 1])
+
+
+def test_polyak_takes_one_norm_over_all_groups_and_needs_its_gap() -> None:
+    a, b = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    a.grad, b.grad = torch.tensor([3.0], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)
+    rule = optim.build("polyak", [{"params": [a]}, {"params": [b]}], factor=1.0)
+    rule.step(lambda: 50.0)
+    assert [a.item(), b.item()] == pytest.approx([-6, -8])
+    with pytest.raises(ValueError, match="needs a closure"):
+        rule.step()
+
+
+@pytest.mark.parametrize(
+    ("rule", "hyperparameters"),
+    [("polyak", {"factor": 2.0}), ("led_ngd", {"step_size": 0.5}), ("ngd", {"step_size": 0.5})],
+)
+def test_a_zero_gradient_moves_nothing(rule: str, hyperparameters: dict[str, float]) -> None:
+    for kind in (torch.float64, torch.float32):
+        w = torch.ones(2, 3, dtype=kind)
+        w.grad = torch.zeros_like(w)
+        w.grad[1] = 1.0
+        gap = torch.ones(2, dtype=kind)
+        optim.build(rule, [w], stacked=True, **hyperparameters).step(lambda gap=gap: gap)
+        assert w[0].tolist() == [1, 1, 1]
+        assert (w[1] < 1).all()
+
+
+def test_led_ngd_measures_all_by_the_last() -> None:
+    w, u = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    rule = optim.build("led_ngd", [w, u], step_size=1.0, decay=1.0, other_step_size=0.5, other_decay=0.0)
+    for _ in range(2):
+        w.grad, u.grad = torch.tensor([10.0, 0.0]).double(), torch.tensor([3.0, 4.0]).double()
+        rule.step()
+    assert u.tolist() == pytest.approx([-0.6 * 1.5, -0.8 * 1.5])
+    assert w.tolist() == pytest.approx([-2.0, 0.0])
+
+
+# ---- bad settings ----
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("tokens", 1, "tokens.*greater than or equal to 2; found 1"),
+        ("dimension", 100, r"dimension: found 100; expected at least samples \* \(tokens - 1\) \+ 2 = 182"),
+        ("signal_norm", 0, "signal_norm.*greater than 0; found 0"),
+        ("noise_norm", -1, "noise_norm.*greater than 0; found -1"),
+        ("initial_norm", -1, "initial_norm.*greater than or equal to 0"),
+        ("optimal_position", 11, "optimal_position: expected a place from 1 to tokens = 10, found 11"),
+        ("optimal_position", 0, "optimal_position.*greater than or equal to 1"),
+        ("query_position", "first", "query_position"),
+        ("signals", "parallel", "signals.*'orthogonal' or 'antipodal'"),
+        ("sample", 3, "unknown setting 'sample'.*Did you mean 'samples'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(key: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment("fixed_decoder", {**MAIN, key: value})
+
+
+@pytest.mark.parametrize(
+    ("rule", "entry", "message"),
+    [
+        ("gd", {"step_size": 0, "iterations": 10}, "optimizers.gd.step_size.*greater than 0"),
+        ("gd", {"step_size": 1, "iterations": 0}, "optimizers.gd.iterations.*greater than 0"),
+        ("gd", {"step_size": 1}, "optimizers.gd.iterations: is missing"),
+        ("polyak", {"factor": -2, "iterations": 10}, "optimizers.polyak.factor"),
+        ("polyack", {"factor": 2, "iterations": 10}, "unknown optimizer 'polyack'.*Did you mean 'polyak'"),
+        ("ngd", {"step_size": 1, "iterations": 9, "groups": "separate"}, "unknown hyper-parameter 'groups'"),
+    ],
+)
+def test_bad_optimizers_are_refused_by_name(rule: str, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment("fixed_decoder", MAIN, **{rule: entry})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "changes: expected at least one variant"),
+        ({"longer": {"tokens": 7}}, "changes.longer: tokens is common to all variants"),
+        ({"weak": {"signal_norm": 0}}, "changes.weak.signal_norm: Input should be greater than 0"),
+        ({"odd": {"signl": 1}}, "changes.odd.signl"),
+    ],
+)
+def test_bad_variants_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment("variants", {**SMALL, "changes": changes})
+
+
+# ---- figures and claims ----
+
+
+def shortened(name: str) -> Experiment:
+    """A shipped experiment on data of the small size, for at most 120 iterations."""
+    plan = load_paper("ib").experiment(name).plain()
+    plan["settings"] |= {key: SMALL[key] for key in ("samples", "tokens", "dimension")}
+    for entry in plan["optimizers"].values():
+        entry["iterations"] = min(entry["iterations"], 120)
+    return parse("ib", name, plan)
+
+
+@pytest.fixture(scope="module")
+def short_paper() -> tuple[Metrics, dict[str, Experiment]]:
+    paper = load_paper("ib")
+    names = sorted({name for figure in FIGURES for name in paper.figure(figure).experiments})
+    experiments = {name: shortened(name) for name in names}
+    tables = {}
+    for name, made in experiments.items():
+        data = data_of(made)
+        runs = {label: train(made, rule, data, Job()) for label, rule in made.optimizers.items()}
+        tables[name] = dict(measure(made, data, runs))
+    return Metrics(tables), experiments
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
+    metrics, experiments = short_paper
+    drawing = FIGURES[figure](metrics, experiments)
+    drawing.figure.canvas.draw()
+    drawn = [line.get_ydata() for ax in drawing.figure.axes for line in ax.get_lines() if len(line.get_ydata())]
+    assert sum(map(len, drawn)) == len(drawing.table)
+    assert np.sort(np.concatenate(drawn)) == pytest.approx(np.sort(drawing.table["y"].to_numpy()), nan_ok=True)
+    for ax in drawing.figure.axes:
+        assert ax.get_title(loc="left").startswith("(")
+
+
+def test_every_claim_has_its_measure() -> None:
+    synthetic = {name for name in load_paper("ib").claims if name in CLAIMS}
+    assert synthetic == set(CLAIMS)
+
+
+def test_claims_of_shortened_runs_are_not_recorded(short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
+    metrics, experiments = short_paper
+    with pytest.raises(NotRecordedError):
+        CLAIMS["ib.fig2.order_gap"](metrics, experiments)
+    with pytest.raises(NotRecordedError):
+        CLAIMS["ib.fig2.gd_norm_log"](metrics, experiments)
+
+
+def curves(experiment_name: str, metric: str, **values: np.ndarray) -> Metrics:
+    traces = {}
+    for optimizer, rows in values.items():
+        traces[optimizer] = Trace(range(len(rows)))
+        traces[optimizer].record(metric, np.arange(200, 200 + rows.shape[1]), rows)
+    return Metrics({experiment_name: traces})
+
+
+def test_order_is_judged_seed_by_seed_at_every_common_step() -> None:
+    slow = np.full((2, 6), 1.0)
+    fast = np.full((2, 4), 0.5)
+    crossing = fast.copy()
+    crossing[1, 2] = 1.0
+    clean = curves("x", "gap", gd=slow, ngd=fast, polyak=fast)
+    crossed = curves("x", "gap", gd=slow, ngd=fast, polyak=crossing)
+    assert below_gd("x", "gap", clean, {}).tolist() == [1, 1]
+    assert below_gd("x", "gap", crossed, {}).tolist() == [1, 0]
+
+
+def test_rates_find_the_laws_they_are_named_after() -> None:
+    steps = recorded_steps(1000)[1:]
+    power = Curve((0,), steps, 3.0 * steps[None] ** -1.5)
+    exponential = Curve((0,), steps, 2.0 * np.exp(-0.2 * steps[None]))
+    assert rates.power(power, (50, 1000)) == pytest.approx([-1.5])
+    assert rates.exponential(exponential, (100, 1000)) == pytest.approx([-0.2])
+    assert rates.straightness(exponential, (100, 1000)) == pytest.approx([1.0])
+    assert rates.straightness(power, (1, 1000))[0] < 0.7
+    with pytest.raises(NotRecordedError, match="no step was recorded from 2000"):
+        rates.straightness(power, (2000, np.inf))

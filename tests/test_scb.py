@@ -1,0 +1,511 @@
+"""The room of the sparse contextual bigram: formulas, compiled loops, the fast path against its twin, settings."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT, environment
+from tests.reference import scb as plain
+from workflow.lib import optim
+from workflow.lib.configuration import load_paper
+from workflow.lib.errors import UserError
+from workflow.lib.experiments import Experiment, parse
+from workflow.lib.optim._rows import proximal_step
+from workflow.lib.papers import Job
+from workflow.lib.papers.scb import checks, kernels, problem
+from workflow.lib.papers.scb.data import draw_problem, generate
+from workflow.lib.papers.scb.descent import Batches
+from workflow.lib.papers.scb.metrics import measure
+from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.papers.scb.training import train
+from workflow.lib.runs import DATA
+
+SMALL = {"positions": 60, "iterations": 30, "boosting_steps": 10, "boosting_step_size": 0.1, "record_every": 1}
+
+
+def experiment(name: str = "main", optimizers: Mapping[str, Any] | None = None, **settings: Any) -> Experiment:
+    """A shipped experiment with some values replaced."""
+    entry = load_paper("scb").experiment(name).plain()
+    entry["settings"] |= settings
+    for label, values in (optimizers or {}).items():
+        entry["optimizers"][label] = {**entry["optimizers"].get(label, {}), **values}
+    return parse("scb", name, entry)
+
+
+def columns(rows: np.ndarray) -> np.ndarray:
+    """Our rows as the paper's columns, and back."""
+    return np.ascontiguousarray(np.swapaxes(rows, -1, -2))
+
+
+# ---- the problem ----
+
+
+def test_the_stationary_distribution() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        transition = generator.dirichlet(np.ones(4), 4)
+        mu = problem.stationary(transition)
+        np.testing.assert_allclose(mu @ transition, mu, atol=1e-14)
+        np.testing.assert_allclose(mu.sum(), 1, atol=1e-15)
+    np.testing.assert_allclose(problem.stationary([[0, 1], [1, 0]]), [0.5, 0.5])
+
+
+def test_drawn_problems_follow_their_rule() -> None:
+    e = experiment(minimum_correlation=0.1)
+    for number in range(10):
+        drawn = draw_problem(e.settings, e.seed(number))
+        assert drawn.transition_correlation >= 0.1
+        assert drawn.support.shape == (3, 2)
+        assert (np.diff(drawn.support) > 0).all()
+        np.testing.assert_allclose(drawn.attention.sum(axis=-1), 1)
+        np.testing.assert_allclose(drawn.attention_correlation, 0.5 - 1 / 5000)
+    own = [[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]
+    e = experiment(transition=own, weight_concentration=3)
+    drawn = draw_problem(e.settings, e.seed(0))
+    np.testing.assert_array_equal(drawn.transition, own)
+    np.testing.assert_allclose(drawn.weights.sum(axis=-1), 1)
+    assert len(set(drawn.weights.ravel())) > 1
+
+
+def test_correlations_and_floor_by_their_definitions() -> None:
+    e = experiment(**SMALL)
+    p = draw_problem(e.settings, e.seed(3))
+    mu, P, Q = p.stationary, columns(p.transition), columns(p.attention)
+    np.testing.assert_allclose(p.transition_correlation, (P**2 @ mu).sum() - mu @ mu, rtol=1e-12)
+    np.testing.assert_allclose(p.attention_correlation, (Q**2 @ mu).sum() - 1 / 60, rtol=1e-12)
+    np.testing.assert_allclose(p.loss(p.attention, p.transition), p.floor, rtol=1e-12)
+    np.testing.assert_allclose(p.loss(p.uniform, p.memoryless), (1 - mu @ mu) / 2, rtol=1e-12)
+
+
+def test_the_loss_is_smallest_at_the_truth() -> None:
+    e = experiment(**SMALL)
+    p = draw_problem(e.settings, e.seed(0))
+    generator = np.random.default_rng(1)
+    for scale in (1e-3, 0.1, 1):
+        attention = p.attention + scale * generator.standard_normal(p.attention.shape)
+        value = p.transition + scale * generator.standard_normal(p.transition.shape)
+        assert p.loss(attention, value) > p.floor
+
+
+def test_expected_directions_are_the_gradients_of_the_population_loss() -> None:
+    e = experiment("checks")
+    p = draw_problem(e.settings, e.seed(0))
+    attention, value = checks.random_parameters(e.settings, p, e.seed(0))
+    for_attention, for_value = p.expected_directions(attention, value)
+    generator = np.random.default_rng(0)
+    mu = p.stationary[:, None]
+    for _ in range(5):
+        # Along changes that keep the invariants, the slope of the loss is <direction, change>_mu.
+        change_a = proximal_step(
+            np.zeros_like(attention), generator.standard_normal(attention.shape), step_size=1, penalty=0
+        )
+        noise = generator.standard_normal(value.shape)
+        change_v = proximal_step(
+            np.zeros_like(value), noise, step_size=1, penalty=0, weights=p.stationary, keep_mean=True
+        )
+        slope = (p.loss(attention + 1e-6 * change_a, value) - p.loss(attention - 1e-6 * change_a, value)) / 2e-6
+        np.testing.assert_allclose(slope, (mu * for_attention * change_a).sum(), rtol=1e-6)
+        slope = (p.loss(attention, value + 1e-6 * change_v) - p.loss(attention, value - 1e-6 * change_v)) / 2e-6
+        np.testing.assert_allclose(slope, (mu * for_value * change_v).sum(), rtol=1e-6)
+
+
+def test_the_switch_keeps_outliers_and_shares_the_rest() -> None:
+    attention = np.random.default_rng(0).normal(0.01, 1e-4, (2, 3, 100))
+    attention[0, 0, [4, 7]] += 0.1
+    switched = problem.switch(attention, 4.5, None)
+    np.testing.assert_array_equal(np.flatnonzero(switched[0, 0]), [4, 7])
+    np.testing.assert_allclose(switched.sum(axis=-1), 1)
+    np.testing.assert_array_equal(switched[1, 2], np.full(100, 0.01))
+    np.testing.assert_allclose(columns(switched[0]), plain.switch(columns(attention[0]), 4.5), atol=1e-15)
+    assert (problem.switch(attention, None, 0.05)[0, 0] != 0).sum() == 2
+
+
+def test_rounding_keeps_the_largest() -> None:
+    cut = problem.rounded(np.array([[0.1, 0.5, 0.0, 0.3]]), 2)
+    np.testing.assert_allclose(cut, [[0, 0.625, 0, 0.375]])
+
+
+def test_no_position_counts_as_found_in_uniform_attention() -> None:
+    e = experiment(**SMALL)
+    p = draw_problem(e.settings, e.seed(0))
+    assert p.support_found(p.uniform) == 0
+    assert p.support_found(p.attention) == 1
+
+
+# ---- the optimizer ----
+
+
+def rows_and_gradient() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(2)
+    rows = generator.dirichlet(np.ones(6), (4, 3))
+    return rows, generator.standard_normal(rows.shape), generator.dirichlet(np.ones(3), 4)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.4])
+@pytest.mark.parametrize("keep_mean", [False, True])
+def test_torch_and_numpy_take_the_same_step(penalty: float, keep_mean: bool) -> None:
+    rows, gradient, weights = rows_and_gradient()
+    p = torch.from_numpy(rows.copy())
+    p.grad = torch.from_numpy(gradient)
+    group = {"params": [p], "weights": torch.from_numpy(weights), "keep_mean": keep_mean}
+    optim.build("preconditioned_prox", [group], step_size=0.1, penalty=penalty, stacked=True).step()
+    ours = proximal_step(rows, gradient, step_size=0.1, penalty=penalty, weights=weights, keep_mean=keep_mean)
+    np.testing.assert_allclose(p.numpy(), ours, rtol=1e-14, atol=1e-15)
+
+
+def test_a_step_keeps_sums_and_on_request_the_mean() -> None:
+    rows, gradient, weights = rows_and_gradient()
+    for penalty in (0.0, 0.4):
+        moved = proximal_step(rows, gradient, step_size=0.1, penalty=penalty, weights=weights)
+        np.testing.assert_allclose(moved.sum(axis=-1), rows.sum(axis=-1), rtol=1e-13)
+    moved = proximal_step(rows, gradient, step_size=0.1, penalty=0, weights=weights, keep_mean=True)
+    means = [np.einsum("rk,rki->ri", weights, r) for r in (rows, moved)]
+    np.testing.assert_allclose(means[0], means[1], atol=1e-14)
+
+
+def test_a_step_is_the_textbook_s() -> None:
+    rows, gradient, weights = rows_and_gradient()
+    for i in range(4):
+        ghat, _ = plain.preconditioned(columns(gradient[i]), np.zeros((3, 3)), weights[i])
+        expected = plain.proximal(columns(rows[i]) - 0.01 * ghat, 0.01 * 2)
+        found = proximal_step(rows[i], gradient[i], step_size=0.01, penalty=2, weights=weights[i])
+        np.testing.assert_allclose(columns(found), expected, atol=1e-14)
+
+
+def test_where_nothing_is_left_the_row_is_spread_evenly() -> None:
+    rows = np.full((1, 4), 0.25)
+    np.testing.assert_allclose(proximal_step(rows, np.zeros((1, 4)), step_size=1, penalty=1), rows)
+
+
+def test_a_zero_among_the_weights_is_refused() -> None:
+    group = {"params": [torch.ones(2, 3)], "weights": torch.tensor([0.0, 1.0])}
+    with pytest.raises(ValueError, match="weights: expected positive"):
+        optim.build("preconditioned_prox", [group], step_size=0.1)
+
+
+# ---- batches and gradients ----
+
+
+def test_batches_have_the_right_distribution() -> None:
+    e = experiment(positions=40, batch_size=200_000)
+    p = draw_problem(e.settings, e.seed(0))
+    tokens, queries, targets = Batches(p, 200_000, e.seed(0), "test").draw()
+    for sample in (tokens.ravel(), tokens[:, 0], tokens[:, 39], queries):
+        found = np.bincount(sample, minlength=3) / sample.size
+        np.testing.assert_allclose(found, p.stationary, atol=4.5 / np.sqrt(sample.size))
+    assert abs(np.corrcoef(tokens[:, 0], tokens[:, 1])[0, 1]) < 4.5 / np.sqrt(len(tokens))
+    assert abs(np.corrcoef(tokens[:-1, 0], tokens[1:, 0])[0, 1]) < 4.5 / np.sqrt(len(tokens))
+    # Pr(x_o = n | X, k) = sum_t q^(k)_t P[n, x_t]
+    k = 1
+    mine = queries == k
+    copied = tokens[mine][:, p.support[k]]
+    expected = (p.weights[k][:, None] * p.transition[copied]).sum(axis=1)
+    found = np.eye(3)[targets[mine]]
+    for first in range(3):
+        for second in range(3):
+            chosen = (copied == [first, second]).all(axis=1)
+            gap = (found - expected)[chosen].mean(axis=0)
+            np.testing.assert_allclose(gap, 0, atol=3.5 / np.sqrt(chosen.sum()))
+
+
+def test_random_words_are_xoshiro_s_and_batches_are_looked_up_from_them() -> None:
+    e = experiment(states=4, positions=150, batch_size=5, minimum_correlation=0)
+    p = draw_problem(e.settings, e.seed(0))
+    state = e.seed(0).sequence("test").generate_state(4 * kernels.LANES, np.uint64).reshape(4, kernels.LANES)
+    words = []
+    plain_state = [[int(word) for word in lane] for lane in state.T]
+    for _ in range(5):
+        drawn = kernels.words_for(150)
+        kernels.fill(state, drawn)
+        assert drawn.tolist() == plain.random_words(plain_state, drawn.size)
+        words.append(drawn)
+    found = Batches(p, 5, e.seed(0), "test").draw()
+    for ours, twin in zip(found, plain.sample(words, p), strict=True):
+        np.testing.assert_array_equal(ours, twin)
+
+
+def test_streams_depend_on_seed_and_purpose_alone() -> None:
+    e = experiment(**SMALL)
+    p = draw_problem(e.settings, e.seed(0))
+
+    def first(number: int, purpose: str) -> np.ndarray:
+        return Batches(p, 8, e.seed(number), purpose).draw()[0]
+
+    np.testing.assert_array_equal(first(0, "batches"), first(0, "batches"))
+    assert (first(0, "batches") != first(1, "batches")).any()
+    assert (first(0, "batches") != first(0, "boosting batches")).any()
+
+
+@pytest.mark.parametrize(("states", "sparse"), [(2, False), (3, False), (3, True), (5, True), (7, False)])
+def test_gradients_are_those_of_autograd(states: int, sparse: bool) -> None:
+    e = experiment(states=states, positions=70, support=2, minimum_correlation=0)
+    p = draw_problem(e.settings, e.seed(1))
+    generator = np.random.default_rng(0)
+    attention, value = generator.standard_normal((states, 70)), generator.standard_normal((states, states))
+    if sparse:
+        attention *= generator.random(attention.shape) < 0.04
+    found = np.zeros_like(attention), np.zeros_like(value)
+    loss = Batches(p, 50, e.seed(1), "test").gradients(attention, value, *found)
+    batch = Batches(p, 50, e.seed(1), "test").draw()
+    A = torch.from_numpy(columns(attention)).requires_grad_()
+    V = torch.from_numpy(columns(value)).requires_grad_()
+    expected = plain.batch_loss(batch, A, V)
+    grad_A, grad_V = torch.autograd.grad(expected, (A, V))
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-13)
+    np.testing.assert_allclose(found[0], columns(grad_A.numpy()), atol=1e-13)
+    np.testing.assert_allclose(found[1], columns(grad_V.numpy()), atol=1e-13)
+    twin = plain.gradients(batch, columns(attention), columns(value))
+    np.testing.assert_allclose(found[0], columns(twin[0]), atol=1e-12)
+
+
+def test_the_checks_find_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    e = experiment("checks", samples=100_000)
+    p = draw_problem(e.settings, e.seed(0))
+    good = checks.check(e.settings, p, e.seed(0))
+    assert good["gradient_error"] < 1e-12
+    assert good["finite_difference_error"] < 1e-6
+    assert good["loss_error"] < 2e-3
+    compiled = kernels.gradients
+
+    def off(*arguments: Any) -> float:
+        loss = compiled(*arguments)
+        arguments[-1][:] *= 1.01
+        return loss
+
+    monkeypatch.setattr(kernels, "gradients", off)
+    bad = checks.check(e.settings, p, e.seed(0))
+    assert bad["gradient_error"] > 1e-6
+    assert bad["finite_difference_error"] > 1e-5
+
+
+def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    jit = numba.njit
+
+    def refuse(function: Any, *, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return jit(function, **options)
+
+    monkeypatch.setattr(numba, "njit", refuse)
+    assert kernels.compiled(lambda x: x + 1)(1) == 2
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize(("label", "penalty"), [("prox", 0.3), ("sgd_large", 0.0)])
+def test_trajectories_equal_the_direct_transcription(label: str, penalty: float) -> None:
+    """100 steps on the same batches, boosting and switch included."""
+    settings = {"positions": 100, "iterations": 100, "boosting_steps": 40, "boosting_step_size": 0.1, "record_every": 1}
+    optimizers = {label: {"step_size": 0.02, "penalty": penalty}}
+    e = experiment(optimizers=optimizers, **settings)
+    data = {number: generate(e, e.seed(number)) for number in (0, 1)}
+    run = train(e, e.optimizers[label], data, Job())
+    for row, number in enumerate(data):
+        p = Problem.stacked([data[number]], 100).one(0)
+        streams = [Batches(p, 64, e.seed(number), purpose) for purpose in ("boosting batches", "batches")]
+        states = [(columns(p.uniform), columns(p.memoryless))]
+        states += plain.descend((streams[0].draw() for _ in range(40)), *states[0], p.stationary, 0.1, 0)
+        start = (plain.switch(states[-1][0], 4.5), states[-1][1])
+        assert (start[0] != 0).sum(axis=0).min() < 10, "the switch found nothing: this test would miss its point"
+        states += plain.descend((streams[1].draw() for _ in range(60)), *start, p.stationary, 0.02, penalty)
+        np.testing.assert_allclose(run.parameters["attention"][row], columns(states[-1][0]), atol=1e-9)
+        np.testing.assert_allclose(run.parameters["value"][row], columns(states[-1][1]), atol=1e-9)
+        expected = [p.squared_distance(columns(V), p.transition) for _, V in states]
+        np.testing.assert_allclose(run.trace["value_distance"].values[row], expected, rtol=1e-6)
+        expected = [p.squared_distance(columns(A), p.attention) for A, _ in states]
+        np.testing.assert_allclose(run.trace["attention_distance"].values[row], expected, rtol=1e-6)
+
+
+def test_any_torch_optimizer_runs_and_agrees_where_it_is_the_same_rule() -> None:
+    """Raw SGD by the rule gd, against autograd's gradients."""
+    e = experiment(**SMALL)
+    data = {0: generate(e, e.seed(0))}
+    run = train(e, e.optimizers["raw_small"], data, Job())
+    p = Problem.stacked([data[0]], 60).one(0)
+    A, V = columns(p.uniform), columns(p.memoryless)
+    streams = [Batches(p, 64, e.seed(0), purpose) for purpose in ("boosting batches", "batches")]
+    for step in range(30):
+        grad_A, grad_V = plain.gradients(streams[step >= 10].draw(), A, V)
+        A, V = A - 0.001 * grad_A, V - 0.001 * grad_V
+    np.testing.assert_allclose(run.parameters["attention"][0], columns(A), atol=1e-12)
+    np.testing.assert_allclose(run.parameters["value"][0], columns(V), atol=1e-12)
+
+
+def test_softmax_attention_follows_autograd() -> None:
+    settings = {**SMALL, "iterations": 20, "boosting_steps": 0}
+    e = experiment("softmax", **settings)
+    data = {0: generate(e, e.seed(0))}
+    run = train(e, e.optimizers["softmax"], data, Job())
+    p = Problem.stacked([data[0]], 60).one(0)
+    W, V = torch.zeros(60, 3, dtype=torch.float64), torch.from_numpy(columns(p.memoryless))
+    stream = Batches(p, 64, e.seed(0), "batches")
+    for _ in range(20):
+        W, V = W.detach().requires_grad_(), V.detach().requires_grad_()
+        loss = plain.batch_loss(stream.draw(), torch.softmax(W, dim=0), V)
+        grad_W, grad_V = torch.autograd.grad(loss, (W, V))
+        _, ghat_V = plain.preconditioned(np.zeros((60, 3)), grad_V.numpy(), p.stationary)
+        W = W - 0.1 * 100 * grad_W / torch.from_numpy(p.stationary)
+        V = V - 0.1 * torch.from_numpy(ghat_V)
+    np.testing.assert_allclose(
+        run.parameters["attention"][0], columns(torch.softmax(W, 0).detach().numpy()), atol=1e-11
+    )
+    np.testing.assert_allclose(run.parameters["value"][0], columns(V.detach().numpy()), atol=1e-11)
+
+
+def test_seeds_train_as_if_alone() -> None:
+    e = experiment(**SMALL)
+    data = {number: generate(e, e.seed(number)) for number in range(3)}
+    together = train(e, e.optimizers["prox"], data, Job())
+    for row, number in enumerate(data):
+        alone = train(e, e.optimizers["prox"], {number: data[number]}, Job())
+        for name in together.parameters:
+            np.testing.assert_array_equal(together.parameters[name][row], alone.parameters[name][0])
+        for metric in alone.trace.metrics:
+            np.testing.assert_array_equal(together.trace[metric].values[row], alone.trace[metric].values[0])
+
+
+def test_all_runs_share_boosting_and_start_as_computed() -> None:
+    e = experiment(**SMALL)
+    data = {0: generate(e, e.seed(0))}
+    measured = measure(e, data, {label: train(e, o, data, Job()) for label, o in e.optimizers.items()})
+    for label, o in e.optimizers.items():
+        trace = measured[label]
+        np.testing.assert_allclose(trace["value_distance"].at(0), measured[DATA]["k_p"].final(), atol=1e-12)
+        np.testing.assert_allclose(trace["attention_distance"].at(0), measured[DATA]["k_q"].final(), atol=1e-12)
+        np.testing.assert_array_equal(trace["loss"].steps, np.arange(31))
+        if o.rule == "preconditioned_prox":
+            assert trace["drift"].values.max() < 1e-12
+            for metric in ("loss", "value_distance"):
+                np.testing.assert_array_equal(trace[metric].values[:, :11], measured["prox"][metric].values[:, :11])
+
+
+def test_without_noise_the_alignments_follow_the_population_path() -> None:
+    """A batch of 200,000 leaves little noise: alpha_V and alpha_A grow as predicted."""
+    settings = {
+        "positions": 20,
+        "batch_size": 200_000,
+        "iterations": 60,
+        "boosting_steps": 30,
+        "boosting_step_size": 0.2,
+    }
+    e = experiment(optimizers={"no_switch": {"step_size": 0.2}}, **settings)
+    data = {0: generate(e, e.seed(0))}
+    measured = measure(e, data, {"no_switch": train(e, e.optimizers["no_switch"], data, Job())})["no_switch"]
+    for metric in ("value_alignment", "attention_alignment"):
+        found, expected = measured[metric].values, measured[f"{metric}_population"].values
+        assert expected[0, -1] > 0.05
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_rounding_fixes_the_attention_and_value_goes_on() -> None:
+    settings = {**SMALL, "rounding_steps": 10}
+    e = experiment(optimizers={"prox": {"rounding": True}}, **settings)
+    data = {0: generate(e, e.seed(0))}
+    run = train(e, e.optimizers["prox"], data, Job())
+    attention = run.trace["attention_distance"].values[0]
+    assert len(set(attention[-10:])) == 1
+    assert len(set(run.trace["value_distance"].values[0, -10:])) == 10
+    assert ((run.parameters["attention"] != 0).sum(axis=-1) == 2).all()
+
+
+def test_a_start_from_a_correlated_value_matrix() -> None:
+    e = experiment("transfer", positions=60, iterations=5)
+    data = {0: generate(e, e.seed(0))}
+    for label, theta in (("theta_0", 0), ("theta_03", 0.3), ("theta_1", 1)):
+        run = train(e, e.optimizers[label], data, Job())
+        np.testing.assert_allclose(run.trace["value_alignment"].at(0), theta, atol=1e-12)
+
+
+def test_a_diverging_run_is_recorded_at_its_step() -> None:
+    e = experiment(optimizers={"raw_large": {"step_size": 5}}, **SMALL)
+    data = {number: generate(e, e.seed(number)) for number in (0, 1)}
+    run = train(e, e.optimizers["raw_large"], data, Job())
+    at = run.trace["diverged_at"].final()
+    assert ((at > 0) & (at < 30)).all()
+    for row, step in enumerate(at.astype(int)):
+        values = run.trace["value_distance"].values[row]
+        assert np.isfinite(values[:step]).all()
+        assert np.isnan(values[step:]).all()
+    assert "diverged_at" not in train(e, e.optimizers["prox"], data, Job()).trace
+    measure(e, data, {"raw_large": run, "prox": train(e, e.optimizers["prox"], data, Job())})
+
+
+@pytest.mark.parametrize("label", ["prox", "raw_small"])
+def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
+    """Peak resident memory of a training process at the full size; the number of iterations does not matter."""
+    code = f"""
+import resource
+from workflow.lib.papers import Job
+from tests.test_scb import experiment
+from workflow.lib.papers.scb.data import generate
+from workflow.lib.papers.scb.training import train
+e = experiment(iterations=30, boosting_steps=10)
+train(e, e.optimizers["{label}"], {{n: generate(e, e.seed(n)) for n in range(5)}}, Job())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment(ROOT))
+    assert done.returncode == 0, done.stderr
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 600e6, done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= int(done.stdout)
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"support": 5001}, "support: expected at most positions = 5000, found 5001"),
+        ({"states": 1}, r"states: .*greater than or equal to 2; found 1"),
+        ({"states": 300}, r"states: .*less than or equal to 256"),
+        ({"batch_size": 0}, r"batch_size: .*greater than 0; found 0"),
+        (
+            {"boosting_steps": 1001},
+            "boosting_steps: the switch lies beyond the end; expected at most iterations = 1000",
+        ),
+        ({"rounding_steps": 700}, "rounding_steps: expected at most iterations - boosting_steps = 600, found 700"),
+        ({"switch_threshold": 0.1}, "expected a number for one and null for the other; found 4.5 and 0.1"),
+        ({"switch_deviations": None}, "expected a number for one and null for the other; found None and None"),
+        ({"minimum_correlation": 0.5}, "minimum_correlation: expected at most 0.333"),
+        ({"minimum_correlation": -1}, r"minimum_correlation: .*greater than or equal to 0"),
+        ({"transition": [[0.5, 0.5], [0.5, 0.5]]}, r"transition: expected 3 rows \(states\), found 2"),
+        ({"transition": [[0.5, 0.5], [1]]}, "transition: .*square matrix; found 1 numbers in row 1 of 2"),
+        ({"transition": [[0.5, 0.4], [0.5, 0.5]]}, "transition: .*sum to 1; found the sum 0.9 in row 0"),
+        ({"transition": [[0.5, 0.5, 0], [0.5, 0.5, 0], [0.4, 0.3, 0.3]]}, "found mu = 0 at state 2"),
+        ({"transition": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, "one stationary distribution; found a chain with several"),
+        ({"temperature": 1}, "unknown setting 'temperature'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"penalty": -0.1}, r"prox.penalty: .*greater than or equal to 0; found -0.1"),
+        ({"penalty": "lots"}, "prox.penalty: expected a number, found the text 'lots'"),
+        ({"penalty": float("nan")}, r"prox.penalty: .*greater than or equal to 0; found nan"),
+        ({"step_size": 0}, r"prox.step_size: .*greater than 0"),
+        ({"start": "warm"}, "prox.start: .*'switched', 'boosted' or 'scratch'; found 'warm'"),
+        ({"pretrained": 0.3}, "pretrained: only a run from scratch has it; found start 'switched'"),
+        ({"attention": "softmax"}, "attention: softmax starts from scratch; found start 'switched'"),
+        ({"attention": "softmax", "start": "scratch", "rounding": True}, "rounding: only linear attention"),
+        ({"lambda": 0.3}, "unknown hyper-parameter 'lambda'"),
+    ],
+)
+def test_bad_optimizer_entries_are_refused_by_name(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        experiment(optimizers={"prox": changes})

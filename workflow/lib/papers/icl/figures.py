@@ -1,0 +1,8 @@
+"""The figures of this paper (specification, section 2), and ours beyond it."""
+
+from __future__ import annotations
+
+from workflow.lib.papers.icl.population import figures as population
+from workflow.lib.papers.icl.prompts import figures as prompts
+
+FIGURES = {**population.FIGURES, **prompts.FIGURES}

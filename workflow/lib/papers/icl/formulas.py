@@ -1,0 +1,80 @@
+"""Errors, attention scores and drifts of the population, exact in the tasks (specification, section 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Logits further than this below the largest of their column have no weight in float64.
+_LOWEST = -690.0
+
+
+def errors_and_attention(
+    logits: np.ndarray, counts: np.ndarray, mask_query: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """The per-feature errors L_k and the mean attention scores Attn_m given query v_k.
+
+        L_k = 1/2 E[ (1 - Attn_k)^2 + sum_{m != k} Attn_m^2 ]
+
+    The task w is integrated out; the expectation is over the given counts. With Z_r = sum_m c_rm exp(S_mk) all means
+    over prompts are matrix products, so that no exponential is taken per prompt.
+
+    Args:
+        logits: S, shape (n, K, K), rows for keys and columns for queries.
+        counts: feature counts of R prompts, shape (R, K).
+        mask_query: whether the query is left out of the keys.
+
+    Returns:
+        L of shape (n, K) and the scores of shape (n, K, K), rows for keys; NaN where the logits are not finite.
+    """
+    size = logits.shape[-1]
+    c = counts.astype(np.float64)
+    own_key = 0.0 if mask_query else 1.0
+    errors = np.empty(logits.shape[:2])
+    attention = np.empty(logits.shape)
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(np.maximum(logits - logits.max(axis=1, keepdims=True), _LOWEST))
+    for k in range(size):
+        others = weights[:, :, k].T.copy()
+        target = others[k].copy()
+        others[k] = 0.0
+        rest = c @ others
+        total = rest + (c[:, k : k + 1] + own_key) * target
+        inverse = 1 / total
+        missing = (rest + own_key * target) * inverse  # 1 - Attn_k without cancellation
+        elsewhere = (c**2 @ others**2) * inverse**2
+        errors[:, k] = (missing**2 + elsewhere).mean(axis=0) / 2
+        attention[:, :, k] = weights[:, :, k] * (c.T @ inverse).T / len(c)
+    return errors, attention
+
+
+def drifts(logits: np.ndarray, counts: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The drifts alpha_k (diagonal) and beta_{k,n} (row n, column k) of gradient descent: minus dL/dS.
+
+        alpha_k    = p_k E[ Attn_k ( sum_{m != k} Attn_m^2 + (1 - Attn_k)^2 ) ]
+        beta_{k,n} = p_k E[ Attn_n ( sum_{m != k} Attn_m^2 - Attn_n - Attn_k (1 - Attn_k) ) ]
+
+    Args:
+        logits: S, shape (K, K), rows for keys.
+        counts: shape (R, K).
+        probabilities: shape (K,).
+
+    Returns:
+        Shape (K, K), rows for keys.
+    """
+    drift = np.empty_like(logits)
+    for k, p in enumerate(probabilities):
+        weights = counts * np.exp(logits[:, k] - logits[:, k].max())
+        attention = weights / weights.sum(axis=1, keepdims=True)
+        target = attention[:, k].copy()
+        attention[:, k] = 0.0
+        missing, elsewhere = attention.sum(axis=1), (attention**2).sum(axis=1)
+        drift[:, k] = (attention * ((elsewhere - target * missing)[:, None] - attention)).mean(axis=0)
+        drift[k, k] = (target * (elsewhere + missing**2)).mean()
+        drift[:, k] *= p
+    return drift
+
+
+def initial_errors(probabilities: np.ndarray, context_length: int) -> np.ndarray:
+    """L_k at Q = 0, shape (K,): 1/2 [ (1 - p_k)^2 + sum_{m != k} p_m^2 + sum_m p_m (1 - p_m) / N ]."""
+    p = np.asarray(probabilities)
+    return ((1 - p) ** 2 - p**2 + (p**2).sum() + (p * (1 - p)).sum() / context_length) / 2

@@ -1,0 +1,40 @@
+"""The columns of the logit matrix that population descent has to follow (specification, section 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workflow.lib.experiments import Experiment
+from workflow.lib.files import Arrays
+from workflow.lib.papers.icl.settings import Population
+from workflow.lib.streams import Seed
+
+# The query features that differ: v_1 and v_k (k >= 2) of the imbalanced scenario, any v_k of the balanced one.
+QUERIES = ("dominant", "rare", "balanced")
+
+
+def generate(experiment: Experiment, seed: Seed) -> Arrays:
+    """One column of S for each number of features K and each query of `QUERIES`; nothing is random.
+
+    From S = 0, keys that the data do not tell apart keep equal logits. So a column has three different entries, its
+    classes: the query's own feature (A_k), the dominant feature (B_{k,1}) and the other ones (B_{k,n}).
+
+    Returns:
+        feature_count: (columns,), the K of each column; columns run through `QUERIES` for each K.
+        probability: (columns, 3), p of a feature of each class.
+        multiplicity: (columns, 3), how many features a class has.
+    """
+    settings = experiment.settings
+    assert isinstance(settings, Population)
+    counts, probability, multiplicity = [], [], []
+    for count in settings.feature_counts:
+        dominant = settings.dominant_probability
+        rare, equal = (1 - dominant) / (count - 1), 1 / count
+        counts += [count] * len(QUERIES)
+        probability += [[dominant, dominant, rare], [rare, dominant, rare], [equal, equal, equal]]
+        multiplicity += [[1, 0, count - 1], [1, 1, count - 2], [1, 1, count - 2]]
+    return {
+        "feature_count": np.array(counts),
+        "probability": np.array(probability, dtype=np.float64),
+        "multiplicity": np.array(multiplicity, dtype=np.float64),
+    }

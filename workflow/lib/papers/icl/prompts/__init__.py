@@ -1,0 +1,1 @@
+"""Training on sampled prompts: figures 2 and 3."""

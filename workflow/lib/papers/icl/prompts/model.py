@@ -1,0 +1,103 @@
+"""One softmax-attention layer on prompts reduced to feature counts (specification, section 4).
+
+All tokens of one feature get the same attention weight and, as labels are noise-free, carry the same label. So a
+prompt is its feature counts c and its labels u_m = <w, v_m>, and with the logits S_mk = v_m^T Q v_k
+
+    Attn_m given query v_k = c_m exp(S_mk) / sum_j c_j exp(S_jk),    yhat = sum_m Attn_m u_m:
+
+work M K an epoch instead of M N d. Where the query is left among the keys (`mask_query` off), it adds one to the
+keys of its feature but carries no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from workflow.lib.files import Arrays
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the training prompts see at one Q.
+
+    Per seed: `loss` (seeds,); `logits` S (seeds, K, K), rows for keys and columns for queries; `largest_entry`
+    max |Q_ij| (seeds,). Per prompt: `residual` yhat - y and `on_target`, Attn_k for its query v_k, both (seeds, M).
+    """
+
+    loss: torch.Tensor
+    logits: torch.Tensor
+    largest_entry: torch.Tensor
+    residual: torch.Tensor
+    on_target: torch.Tensor
+
+
+class TrainingPrompts:
+    """The training prompts of several seeds, stacked, as counts and labels.
+
+    Args:
+        data: seed -> arrays of `data.generate`.
+        mask_query: whether the query token is left out of the keys.
+    """
+
+    def __init__(self, data: Mapping[int, Arrays], mask_query: bool) -> None:
+        blocks = list(data.values())
+        query = np.stack([block["query"] for block in blocks])
+        count = blocks[0]["features"].shape[0]
+        seeds, prompts = query.shape
+        tokens = np.stack([block["tokens"] for block in blocks])
+        flat = np.arange(seeds * prompts)[:, None] * count + tokens.reshape(seeds * prompts, -1)
+        counts = np.bincount(flat.ravel(), minlength=seeds * prompts * count).reshape(seeds, prompts, count)
+        is_query = np.arange(count) == query[..., None]
+        keys = counts if mask_query else counts + is_query
+        labels = np.stack([block["tasks"] @ block["features"].T for block in blocks])
+        with np.errstate(divide="ignore"):
+            self._log_keys = torch.from_numpy(np.log(keys))
+        self._labelled = torch.from_numpy(counts / np.maximum(keys, 1))
+        self._labels = self._labelled * torch.from_numpy(labels)
+        self._target = torch.from_numpy(labels[is_query].reshape(seeds, prompts))
+        self._is_query = torch.from_numpy(is_query.astype(np.float64))
+        self._per_query = self._is_query.transpose(1, 2).contiguous()
+        self._rows = torch.from_numpy((np.arange(seeds)[:, None] * count + query).ravel())
+        self._features = torch.from_numpy(np.stack([block["features"] for block in blocks]))
+
+    def evaluate(self, key_query: torch.Tensor) -> tuple[Evaluation, torch.Tensor]:
+        """L_hat = 1/(2M) sum_j (yhat_j - <w_j, x_query,j>)^2 at Q and its gradient in Q, both (seeds, d, d)."""
+        features = self._features
+        # Transposed logits, so that a prompt's logits are the row of its query.
+        by_query = features @ key_query.mT @ features.mT
+        gathered = by_query.flatten(0, 1)[self._rows].view_as(self._labels)
+        weights = torch.softmax(self._log_keys + gathered, dim=-1)
+        predicted = (weights * self._labels).sum(-1)
+        residual = predicted - self._target
+        prompts = residual.shape[1]
+        per_prompt = (residual / prompts)[..., None] * weights * (self._labels - predicted[..., None])
+        slope = self._per_query @ per_prompt
+        seen = Evaluation(
+            loss=residual.square().sum(1) / (2 * prompts),
+            logits=by_query.mT,
+            largest_entry=key_query.abs().amax((1, 2)),
+            residual=residual,
+            on_target=(weights * self._labelled * self._is_query).sum(-1),
+        )
+        return seen, features.mT @ slope.mT @ features
+
+    def mean_per_query(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over the prompts of each query, (seeds, M) to (seeds, K); NaN for a feature that is no query."""
+        return (self._per_query @ values[..., None])[..., 0] / self._per_query.sum(-1)
+
+
+def population_loss(logits: torch.Tensor, counts: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """L = sum_k p_k L_k with the tasks integrated out, over given counts: what autograd differentiates in a check.
+
+    Args:
+        logits: S, shape (K, K), rows for keys.
+        counts: shape (R, K).
+        probabilities: shape (K,).
+    """
+    weights = torch.softmax(counts.log()[:, :, None] + logits, dim=1)
+    missing = torch.eye(len(probabilities), dtype=logits.dtype) - weights
+    return (missing.square().sum(1).mean(0) * probabilities).sum() / 2

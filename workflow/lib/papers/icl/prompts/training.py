@@ -1,0 +1,101 @@
+"""Full-batch training of the merged key-query matrix from zero (specification, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.files import Arrays
+from workflow.lib.papers import Job
+from workflow.lib.papers.icl.formulas import drifts
+from workflow.lib.papers.icl.prompts.model import Evaluation, TrainingPrompts, population_loss
+from workflow.lib.papers.icl.settings import Prompts
+from workflow.lib.runs import Run, Trace
+
+
+def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+    """Train all seeds at once, stacked along the leading dimension; one step is one epoch.
+
+    Q itself is kept and moved, because Adam's path depends on its entries and not on the logits alone.
+
+    Returns:
+        The trace holds, at the recorded epochs, the training `loss`, `training_error_{k}` and `training_attention_{k}`
+        (means over the training prompts with query v_k), and `largest_entry`, the largest |Q_ij|; `drift_error`
+        (largest difference of autograd and the closed drifts, early on), and `diverged_at` for a seed that
+        did. The parameters are `logits` (seeds, recorded, K, K), rows for keys, and the final `key_query`
+        (seeds, d, d).
+    """
+    settings = experiment.settings
+    assert isinstance(settings, Prompts)
+    prompts = TrainingPrompts(data, settings.mask_query)
+    key_query = torch.zeros(len(data), settings.dimension, settings.dimension, dtype=torch.float64)
+    steps = optimizer.build([key_query], stacked=True)
+    wanted = set(settings.recorded)
+    evaluations: list[Evaluation] = []
+
+    def closure() -> torch.Tensor:
+        evaluation, key_query.grad = prompts.evaluate(key_query)
+        evaluations.append(evaluation)
+        return evaluation.loss
+
+    kept = []
+    for epoch in range(settings.epochs + 1):
+        evaluations.clear()
+        if epoch < settings.epochs:
+            steps.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+        if epoch in wanted:
+            kept.append(evaluations[0])  # at the start of the epoch; some rules look further
+    logits = torch.stack([now.logits for now in kept], dim=1).numpy()
+    return Run(_trace(settings, prompts, kept, logits, data), {"logits": logits, "key_query": key_query.numpy()})
+
+
+def _trace(
+    settings: Prompts,
+    prompts: TrainingPrompts,
+    kept: Sequence[Evaluation],
+    logits: np.ndarray,
+    data: Mapping[int, Arrays],
+) -> Trace:
+    recorded = settings.recorded
+    finite = np.logical_and.accumulate(np.isfinite(logits).all((2, 3)), axis=1)
+    trace = Trace(data)
+
+    def record(metric: str, values: Sequence[torch.Tensor]) -> None:
+        trace.record(metric, recorded, np.where(finite, torch.stack(list(values), dim=1).numpy(), np.nan))
+
+    record("loss", [now.loss for now in kept])
+    record("largest_entry", [now.largest_entry for now in kept])
+    errors = [prompts.mean_per_query(now.residual.square() / 2) for now in kept]
+    attention = [prompts.mean_per_query(now.on_target) for now in kept]
+    for k in range(settings.feature_count):
+        record(f"training_error_{k + 1}", [values[:, k] for values in errors])
+        record(f"training_attention_{k + 1}", [values[:, k] for values in attention])
+    if not finite.all():
+        first = [np.nan if row.all() else recorded[int(row.argmin())] for row in finite]
+        trace.record("diverged_at", 0, first)
+    middle = len(recorded) // 8
+    checks = [
+        drift_error(s, block["fresh_counts"], settings.distribution)
+        for s, block in zip(logits[:, middle], data.values(), strict=True)
+    ]
+    trace.record("drift_error", recorded[middle], checks)
+    return trace
+
+
+def drift_error(logits: np.ndarray, counts: np.ndarray, probabilities: tuple[float, ...]) -> float:
+    """The largest difference between the closed drifts and minus the autograd gradient of the population loss in S.
+
+    Args:
+        logits: shape (K, K), rows for keys.
+        counts: shape (R, K).
+        probabilities: p_k.
+    """
+    s = torch.from_numpy(logits.copy()).requires_grad_()
+    loss = population_loss(s, torch.from_numpy(counts.astype(np.float64)), torch.tensor(probabilities, dtype=s.dtype))
+    (gradient,) = torch.autograd.grad(loss, s)
+    return float(np.abs(gradient.numpy() + drifts(logits, counts, np.asarray(probabilities))).max())

@@ -1,0 +1,1 @@
+"""Learning and Transferring Sparse Contextual Bigrams with Linear Transformers (NeurIPS 2024)."""

@@ -1,0 +1,188 @@
+"""Stacked runs of a one-layer linear transformer on fresh batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from workflow.lib.files import Arrays
+from workflow.lib.optim._rows import proximal_step
+from workflow.lib.papers.scb import kernels
+from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.streams import Seed
+
+# A batch loss starts below 1/2; beyond this a run counts as diverged.
+DIVERGED = 1e6
+
+
+class Batches:
+    """The endless stream of batches of one seed and purpose: the same for every optimizer that asks for it."""
+
+    def __init__(self, problem: Problem, batch_size: int, seed: Seed, purpose: str) -> None:
+        """Start the stream of one (unstacked) problem."""
+        words = seed.sequence(purpose).generate_state(4 * kernels.LANES, np.uint64)
+        self._source = (
+            words.reshape(4, kernels.LANES),
+            kernels.words_for(problem.positions),
+            kernels.cuts(problem.stationary),
+            np.cumsum(problem.stationary),
+            problem.support,
+            np.cumsum(problem.weights, axis=-1),
+            np.cumsum(problem.transition, axis=-1),
+        )
+        self._batch = (
+            np.empty((batch_size, problem.positions), np.uint8),
+            np.empty(batch_size, np.int64),
+            np.empty(batch_size, np.int64),
+        )
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next batch: tokens (B, T), last tokens (B,) and next tokens (B,); the next call overwrites them."""
+        kernels.draw_batch(*self._source, *self._batch)
+        return self._batch
+
+    def gradients(
+        self, attention: np.ndarray, value: np.ndarray, attention_gradient: np.ndarray, value_gradient: np.ndarray
+    ) -> float:
+        """The loss on the next batch; its gradients are written into the last two arguments.
+
+        Args:
+            attention: shape (N, T).
+            value: shape (N, N).
+            attention_gradient: shape (N, T).
+            value_gradient: shape (N, N).
+        """
+        return kernels.gradients(*self.draw(), attention, value, attention_gradient, value_gradient)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last dimension."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+class Descent:
+    """Runs stacked along the leading dimension, and what was recorded of them.
+
+    Attributes:
+        free: the attention's parameters, shape (runs, N, T): the attention itself, or its logits.
+        value: shape (runs, N, N).
+        free_gradient, value_gradient: of the last batch.
+        recorded: metric -> one array (runs,) per entry of `steps`.
+        diverged_at: the step at which a run diverged, NaN where it has not, shape (runs,).
+    """
+
+    def __init__(self, problem: Problem, attention: np.ndarray, value: np.ndarray, every: int, logits: bool = False):
+        """Start from a state.
+
+        Args:
+            problem: stacked.
+            attention: the attention, or its logits; shape (runs, N, T).
+            value: shape (runs, N, N).
+            every: number of steps between records.
+            logits: the attention is the softmax of what is trained.
+        """
+        self.problem, self.every, self.logits = problem, every, logits
+        self.free, self.value = np.array(attention), np.array(value)
+        self.free_gradient, self.value_gradient = np.zeros_like(self.free), np.zeros_like(self.value)
+        self.diverged_at = np.full(len(self.free), np.nan)
+        self.steps: list[int] = []
+        self.recorded: dict[str, list[np.ndarray]] = {}
+        self._losses: list[np.ndarray] = []
+
+    @property
+    def attention(self) -> np.ndarray:
+        """The attention, shape (runs, N, T)."""
+        return softmax(self.free) if self.logits else self.free
+
+    def run(
+        self, update: Callable[[], None], batches: Sequence[Batches], first: int, last: int, *, fixed: bool = False
+    ) -> None:
+        """Take the steps first, ..., last - 1 and record on the way.
+
+        Args:
+            update: moves `free` and `value` in place along their gradients.
+            batches: the stream of each run.
+            first: number of steps taken before.
+            last: number of steps taken after.
+            fixed: leave the attention as it is.
+        """
+        with np.errstate(all="ignore"):  # a diverging run overflows; that is noted, not an error
+            for step in range(first, last):
+                attention = self.attention
+                losses = np.array(
+                    [
+                        stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
+                        for i, stream in enumerate(batches)
+                    ]
+                )
+                self.diverged_at[np.isnan(self.diverged_at) & ~(losses < DIVERGED)] = step
+                self._losses.append(losses)
+                if self.logits:
+                    weighted = attention * self.free_gradient
+                    self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
+                before = self.free.copy() if fixed else None
+                update()
+                if before is not None:
+                    self.free[:] = before
+                if (step + 1) % self.every == 0 or step + 1 == last:
+                    self.record(step + 1)
+
+    def record(self, step: int) -> None:
+        """Record the state after `step` steps."""
+        found = self.problem.metrics(self.attention, self.value)
+        found["training_loss"] = np.mean(self._losses, axis=0) if self._losses else np.full(len(self.free), np.nan)
+        self._losses.clear()
+        self.steps.append(step)
+        for name, values in found.items():
+            self.recorded.setdefault(name, []).append(values)
+
+    def curves(self) -> Arrays:
+        """What was recorded: `steps` (n,), and metrics of shape (runs, n), NaN from where a run diverged."""
+        steps = np.array(self.steps)
+        after = ~(steps < np.where(np.isnan(self.diverged_at), np.inf, self.diverged_at)[:, None])
+        metrics = {name: np.where(after, np.nan, np.array(values).T) for name, values in self.recorded.items()}
+        return {"steps": steps, **metrics}
+
+
+def preconditioned_prox(
+    descent: Descent, *, step_size: float, penalty: float = 0.0, attention_factor: float = 1.0
+) -> Callable[[], None]:
+    """The update of the optimizer `preconditioned_prox`, in NumPy: importing torch takes longer than most runs."""
+    weights = descent.problem.stationary
+
+    def update() -> None:
+        descent.free[:] = proximal_step(
+            descent.free,
+            descent.free_gradient,
+            step_size=step_size * attention_factor,
+            penalty=penalty,
+            weights=weights,
+        )
+        descent.value[:] = proximal_step(
+            descent.value, descent.value_gradient, step_size=step_size, penalty=0.0, weights=weights, keep_mean=True
+        )
+
+    return update
+
+
+def any_optimizer(
+    descent: Descent, build: Callable[..., Any], hyperparameters: Mapping[str, Any], attention_factor: float = 1.0
+) -> Callable[[], None]:
+    """The update of any optimizer in torch, on the same memory; it gets the plain gradients."""
+    import torch
+
+    parameters = [torch.from_numpy(descent.free), torch.from_numpy(descent.value)]
+    for parameter, gradient in zip(parameters, (descent.free_gradient, descent.value_gradient), strict=True):
+        parameter.grad = torch.from_numpy(gradient)
+    groups: list[dict[str, Any]] = [{"params": [parameters[0]]}, {"params": [parameters[1]]}]
+    if attention_factor != 1:
+        groups[0]["step_size"] = hyperparameters["step_size"] * attention_factor
+    optimizer = build(groups, stacked=True)
+
+    def update() -> None:
+        optimizer.step()
+
+    return update

@@ -1,0 +1,265 @@
+"""Compiled loops: drawing a batch, and its gradients.
+
+Drawing T x B tokens and passing over them twice is all that costs anything in this paper. Tokens are stored in a
+byte each, never as one-hot vectors, and both passes go block by block, so that rows of the attention and of its
+gradient stay in the fastest cache while the whole batch goes by; states are taken in pairs. Randomness comes from
+xoshiro256++ (Blackman and Vigna, ACM TOMS 2021), run in `LANES` independent streams side by side so that the compiler
+can use vector units: several times as fast as a NumPy generator, from whose seed sequence the streams start.
+
+Rows here are the paper's columns: `value[m]` is V's column m (after state m), `attention[k]` is a^(k).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+import numpy as np
+
+LANES = 16
+_PER_WORD = 4  # tokens from one 64-bit word
+_PER_ROUND = LANES * _PER_WORD
+_BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """Compile with vectorised sums (the order of summation is fixed, but not left to right).
+
+    Compiled code is cached beside this file or in the user's cache folder; without a writable one it is
+    compiled anew by every process.
+    """
+    loose = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning: runs may diverge
+    try:
+        return cast(Function, numba.njit(function, cache=True, fastmath=loose))
+    except RuntimeError:
+        return cast(Function, numba.njit(function, fastmath=loose))
+
+
+def _without_scipy() -> None:
+    """Let numba load its matrix routines without scipy, whose import takes longer than a training here.
+
+    numba looks for scipy's BLAS when it loads them, and does without it where there is none; the loops below
+    multiply no matrices. Where scipy was imported before, nothing is spared and nothing changes.
+    """
+    blas = "scipy.linalg.cython_blas"
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules[blas] = None  # type: ignore[assignment]  (so that its import fails)
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[blas]
+
+
+_without_scipy()
+
+
+def cuts(distribution: np.ndarray) -> np.ndarray:
+    """Where 16-bit words are cut into states, shape (N-1,); probabilities are off by at most 2^-16."""
+    return np.minimum(np.round(np.cumsum(distribution)[:-1] * 2**16), 2**16 - 1).astype(np.uint16)
+
+
+def words_for(positions: int) -> np.ndarray:
+    """Room for the random words of one sequence: its tokens, and one round for three uniform numbers."""
+    return np.empty((-(-positions // _PER_ROUND) + 1) * LANES, dtype=np.uint64)
+
+
+@compiled
+def fill(state: np.ndarray, words: np.ndarray) -> None:
+    """Fill `words` with random ones: xoshiro256++ in every lane; `state` (4, LANES) is advanced."""
+    for start in range(0, words.size, LANES):
+        for lane in range(LANES):
+            a, b, c, d = state[0, lane], state[1, lane], state[2, lane], state[3, lane]
+            total = a + d
+            words[start + lane] = ((total << np.uint64(23)) | (total >> np.uint64(41))) + a
+            shifted = b << np.uint64(17)
+            c ^= a
+            d ^= b
+            b ^= c
+            a ^= d
+            c ^= shifted
+            d = (d << np.uint64(45)) | (d >> np.uint64(19))
+            state[0, lane], state[1, lane], state[2, lane], state[3, lane] = a, b, c, d
+
+
+@compiled
+def _choose(uniform: float, cumulative: np.ndarray) -> int:
+    """The index that a uniform number falls on."""
+    for index in range(cumulative.size - 1):
+        if uniform < cumulative[index]:
+            return index
+    return cumulative.size - 1
+
+
+@compiled
+def draw_batch(
+    state: np.ndarray,
+    words: np.ndarray,
+    cut: np.ndarray,
+    query_chances: np.ndarray,
+    support: np.ndarray,
+    position_chances: np.ndarray,
+    next_chances: np.ndarray,
+    tokens: np.ndarray,
+    queries: np.ndarray,
+    targets: np.ndarray,
+) -> None:
+    """Draw a batch.
+
+    Args:
+        state: of the generator, shape (4, LANES); advanced.
+        words: see `words_for`; overwritten.
+        cut: see `cuts`.
+        query_chances: cumulative stationary distribution, shape (N,).
+        support: positions, shape (N, Q).
+        position_chances: cumulative weights of the positions, shape (N, Q).
+        next_chances: cumulative rows of the transition matrix, shape (N, N).
+        tokens: overwritten, shape (B, T).
+        queries: the last tokens, overwritten, shape (B,).
+        targets: the next tokens, overwritten, shape (B,).
+    """
+    halves = words.view(np.uint16)
+    count = tokens.shape[1]
+    last = words.size - LANES
+    unit = 2.0**-53
+    for b in range(queries.size):
+        fill(state, words)
+        row = tokens[b]
+        first = cut[0]
+        for t in range(count):
+            row[t] = np.uint8(halves[t] >= first)
+        for n in range(1, cut.size):
+            above = cut[n]
+            for t in range(count):
+                row[t] += np.uint8(halves[t] >= above)
+        query = _choose((words[last] >> np.uint64(11)) * unit, query_chances)
+        copied = support[query, _choose((words[last + 1] >> np.uint64(11)) * unit, position_chances[query])]
+        queries[b] = query
+        targets[b] = _choose((words[last + 2] >> np.uint64(11)) * unit, next_chances[row[copied]])
+
+
+@compiled
+def gradients(
+    tokens: np.ndarray,
+    queries: np.ndarray,
+    targets: np.ndarray,
+    attention: np.ndarray,
+    value: np.ndarray,
+    attention_gradient: np.ndarray,
+    value_gradient: np.ndarray,
+) -> float:
+    """Write the gradients of a batch's mean loss 1/2 ||x_o - V X a^(k)||^2 and return the loss.
+
+    With h = X a^(k) and r = V h - x_o: grad_V = mean r h^T and grad_{a^(k)} = mean over b with k_b = k of
+    X^T V^T r (papers/scb, section 4). The one-hot rows of X sum to 1, so N-1 of them suffice in both passes; a
+    sparse a^(k) is summed over its non-zero entries only.
+
+    Args:
+        tokens: shape (B, T).
+        queries: shape (B,).
+        targets: shape (B,).
+        attention: shape (N, T).
+        value: shape (N, N).
+        attention_gradient: overwritten, shape (N, T).
+        value_gradient: overwritten, shape (N, N).
+    """
+    batch, positions = tokens.shape
+    states = len(value)
+    last = states - 1
+    hidden = _attend(tokens, queries, attention)
+    residual, back = np.empty(states), np.empty((batch, states))
+    common = np.zeros(states)
+    loss = 0.0
+    value_gradient[:] = 0.0
+    for b in range(batch):
+        for n in range(states):
+            total = -1.0 if n == targets[b] else 0.0
+            for m in range(states):
+                total += value[m, n] * hidden[b, m]
+            residual[n] = total
+            loss += total * total
+        for m in range(states):
+            total = 0.0
+            for n in range(states):
+                total += value[m, n] * residual[n]
+                value_gradient[m, n] += hidden[b, m] * residual[n] / batch
+            back[b, m] = total / batch
+        for m in range(last):
+            back[b, m] -= back[b, last]
+        common[queries[b]] += back[b, last]
+    for k in range(states):
+        attention_gradient[k] = common[k]
+    for start in range(0, positions, _BLOCK):
+        stop = min(start + _BLOCK, positions)
+        for b in range(batch):
+            row = tokens[b, start:stop]
+            gradient = attention_gradient[queries[b], start:stop]
+            for n in range(0, last - 1, 2):
+                first, second = back[b, n], back[b, n + 1]
+                for t in range(stop - start):
+                    gradient[t] += (first if row[t] == n else 0.0) + (second if row[t] == n + 1 else 0.0)
+            if last % 2 == 1:
+                only = back[b, last - 1]
+                for t in range(stop - start):
+                    gradient[t] += only if row[t] == last - 1 else 0.0
+    return loss / (2.0 * batch)
+
+
+@compiled
+def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The hidden vectors h = X a^(k) of every sequence, shape (B, N)."""
+    batch, positions = tokens.shape
+    states = len(attention)
+    last = states - 1
+    few = positions // 16
+    where, counts = np.empty((states, few + 1), np.int64), np.zeros(states, np.int64)
+    sums = np.zeros(states)
+    for k in range(states):
+        row_sum = 0.0
+        for t in range(positions):
+            row_sum += attention[k, t]
+        sums[k] = row_sum
+        for t in range(positions):
+            if attention[k, t] != 0.0:
+                where[k, counts[k]] = t
+                counts[k] += 1
+                if counts[k] > few:
+                    break
+
+    hidden = np.zeros((batch, states))
+    for b in range(batch):
+        k = queries[b]
+        if counts[k] <= few:
+            for i in range(counts[k]):
+                hidden[b, tokens[b, where[k, i]]] += attention[k, where[k, i]]
+    for start in range(0, positions, _BLOCK):
+        stop = min(start + _BLOCK, positions)
+        for b in range(batch):
+            k = queries[b]
+            if counts[k] <= few:
+                continue
+            row, weights = tokens[b, start:stop], attention[k, start:stop]
+            for n in range(0, last - 1, 2):
+                first, second = 0.0, 0.0
+                for t in range(stop - start):
+                    first += weights[t] if row[t] == n else 0.0
+                    second += weights[t] if row[t] == n + 1 else 0.0
+                hidden[b, n] += first
+                hidden[b, n + 1] += second
+            if last % 2 == 1:
+                only = 0.0
+                for t in range(stop - start):
+                    only += weights[t] if row[t] == last - 1 else 0.0
+                hidden[b, last - 1] += only
+    for b in range(batch):
+        if counts[queries[b]] > few:
+            rest = sums[queries[b]]
+            for n in range(last):
+                rest -= hidden[b, n]
+            hidden[b, last] = rest
+    return hidden

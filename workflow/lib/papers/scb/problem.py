@@ -1,0 +1,231 @@
+"""The sparse contextual bigram: its distribution, distances to it, and what holds in expectation.
+
+Rows here are the paper's columns: `transition[m]` is P's column m (the distribution after state m), `value[m]` is
+V's, and `attention[k]` is a^(k). Arrays may carry leading dimensions (runs), the same ones in all arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from workflow.lib.files import Arrays
+
+
+def stationary(transition: object) -> np.ndarray:
+    """The stationary distribution mu of a transition matrix with rows that sum to 1, shape (N,).
+
+    Raises:
+        ValueError: there are several, because the chain falls into parts that are never left.
+    """
+    rows = np.asarray(transition, dtype=np.float64)
+    states = len(rows)
+    equations = np.vstack([rows.T - np.eye(states), np.ones(states)])
+    mu, _, rank, _ = np.linalg.lstsq(equations, np.r_[np.zeros(states), 1.0], rcond=1e-12)
+    if rank < states:
+        raise ValueError("expected one stationary distribution; found a chain with several parts that are never left")
+    mu = np.where(np.abs(mu) < 1e-12, 0.0, mu)
+    return np.asarray(mu / mu.sum())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bigram, or several stacked.
+
+    Attributes:
+        transition: P, shape (..., N, N).
+        stationary: mu, shape (..., N).
+        support: positions that the next token may be copied from, sorted, shape (..., N, Q).
+        weights: their probabilities, shape (..., N, Q).
+        positions: T.
+    """
+
+    transition: np.ndarray
+    stationary: np.ndarray
+    support: np.ndarray
+    weights: np.ndarray
+    positions: int
+
+    @classmethod
+    def stacked(cls, blocks: Iterable[Arrays], positions: int) -> Problem:
+        """The problems of several seeds, stacked along a leading dimension."""
+        blocks = list(blocks)
+        stacks = {
+            name: np.stack([block[name] for block in blocks])
+            for name in ("transition", "stationary", "support", "weights")
+        }
+        return cls(**stacks, positions=positions)
+
+    def one(self, index: int) -> Problem:
+        """One of several stacked problems."""
+        return Problem(
+            self.transition[index], self.stationary[index], self.support[index], self.weights[index], self.positions
+        )
+
+    @cached_property
+    def attention(self) -> np.ndarray:
+        """Q, the true attention, shape (..., N, T)."""
+        dense = np.zeros((*self.support.shape[:-1], self.positions))
+        np.put_along_axis(dense, self.support, self.weights, axis=-1)
+        return dense
+
+    @cached_property
+    def uniform(self) -> np.ndarray:
+        """A_0 = 1 1^T / T, shape (..., N, T)."""
+        return np.full((*self.support.shape[:-1], self.positions), 1 / self.positions)
+
+    @cached_property
+    def memoryless(self) -> np.ndarray:
+        """V_0 = mu 1^T, shape (..., N, N)."""
+        return np.broadcast_to(self.stationary[..., None, :], self.transition.shape).copy()
+
+    @cached_property
+    def transition_correlation(self) -> np.ndarray:
+        """K_P = ||P - mu 1^T||_mu^2, shape (...)."""
+        return self.squared_distance(self.transition, self.memoryless)
+
+    @cached_property
+    def attention_correlation(self) -> np.ndarray:
+        """K_Q = ||Q - 1 1^T / T||_mu^2, shape (...)."""
+        return self.squared_distance(self.attention, self.uniform)
+
+    def product(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """<V, W>_mu = sum_m mu_m <V_m, W_m>, shape (...); arrays of shape (..., N, anything)."""
+        return np.asarray((self.stationary * np.vecdot(first, second)).sum(axis=-1))
+
+    def squared_distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """||V - W||_mu^2, shape (...)."""
+        gap = first - second
+        return self.product(gap, gap)
+
+    def covariance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Cov(V, W) = <V, W>_mu - <V mu, W mu>, from centred rows, shape (...)."""
+        means = [np.einsum("...m,...mi->...i", self.stationary, rows)[..., None, :] for rows in (first, second)]
+        return self.product(first - means[0], second - means[1])
+
+    def loss(self, attention: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """The exact population loss 1/2 E||x_o - V X a^(k)||^2 of any parameters, shape (...)."""
+        mu = self.stationary
+        sums = attention.sum(axis=-1)
+        mean = np.einsum("...m,...mi->...i", mu, value)
+        truth = self.attention
+        c_ff = (mu * sums**2).sum(-1) * (mean**2).sum(-1) + self.product(attention, attention) * self.covariance(
+            value, value
+        )
+        c_xf = (mu * sums).sum(-1) * (mu * mean).sum(-1) + self.product(attention, truth) * self.covariance(
+            value, self.transition
+        )
+        return np.asarray(0.5 * (1 - 2 * c_xf + c_ff))
+
+    @cached_property
+    def floor(self) -> np.ndarray:
+        """The smallest loss, at V = P and A = Q: 1/2 (1 - ||mu||^2 - ||Q||_mu^2 K_P), shape (...)."""
+        squared = self.product(self.attention, self.attention)
+        return np.asarray(0.5 * (1 - (self.stationary**2).sum(-1) - squared * self.transition_correlation))
+
+    def expected_directions(self, attention: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The means of the projected preconditioned gradients, (..., N, T) and (..., N, N).
+
+        They hold where rows of both parameters sum to 1 and V mu = mu.
+        """
+        squared = self.product(attention, attention)[..., None, None]
+        shared = self.product(attention, self.attention)[..., None, None]
+        for_value = squared * (value - self.memoryless) - shared * (self.transition - self.memoryless)
+        own = self.covariance(value, value)[..., None, None]
+        cross = self.covariance(value, self.transition)[..., None, None]
+        for_attention = own * (attention - self.uniform) - cross * (self.attention - self.uniform)
+        return for_attention, for_value
+
+    def metrics(self, attention: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
+        """What is recorded of a state; everything of shape (...)."""
+        mu = self.stationary
+        value_change, attention_change = value - self.memoryless, attention - self.uniform
+        drifts = [
+            np.abs(attention.sum(-1) - 1).max(-1),
+            np.abs(value.sum(-1) - 1).max(-1),
+            np.abs(np.einsum("...m,...mi->...i", mu, value) - mu).max(-1),
+        ]
+        return {
+            "value_distance": self.squared_distance(value, self.transition),
+            "attention_distance": self.squared_distance(attention, self.attention),
+            "value_alignment": self.product(value_change, self.transition - self.memoryless)
+            / self.transition_correlation,
+            "attention_alignment": self.product(attention_change, self.attention - self.uniform)
+            / self.attention_correlation,
+            "loss": self.loss(attention, value),
+            "drift": np.max(drifts, axis=0),
+            "support_found": self.support_found(attention),
+        }
+
+    def support_found(self, attention: np.ndarray) -> np.ndarray:
+        """The share of true positions among the Q largest entries of each row, shape (...)."""
+        width = self.support.shape[-1]
+        entries = np.take_along_axis(attention, self.support, axis=-1)
+        # Ties count against: in uniform attention nothing is found.
+        ranks = [(attention >= entries[..., [i]]).sum(-1) for i in range(width)]
+        return np.asarray((np.stack(ranks, axis=-1) <= width).mean(axis=(-2, -1)))
+
+
+def switch(attention: np.ndarray, deviations: float | None, threshold: float | None) -> np.ndarray:
+    """The stage switch: keep large entries, zero the rest, share out what is missing to a sum of 1.
+
+    Args:
+        attention: shape (..., T).
+        deviations: keep what exceeds the median by so many robust standard deviations (1.4826 MAD) ...
+        threshold: ... or, when that is None, what exceeds this.
+
+    Returns:
+        The same shape; a row of which nothing is kept becomes uniform.
+    """
+    if deviations is not None:
+        middle = np.median(attention, axis=-1, keepdims=True)
+        spread = np.median(np.abs(attention - middle), axis=-1, keepdims=True)
+        kept = attention > middle + deviations * 1.4826 * spread
+    else:
+        kept = attention > threshold
+    return _filled_up(attention, kept)
+
+
+def rounded(attention: np.ndarray, width: int) -> np.ndarray:
+    """Keep the `width` largest entries of each row (..., T) and scale them to a sum of 1."""
+    largest = np.argpartition(attention, -width, axis=-1)[..., -width:]
+    kept = np.zeros_like(attention)
+    np.put_along_axis(kept, largest, np.take_along_axis(attention, largest, axis=-1), axis=-1)
+    return kept / kept.sum(axis=-1, keepdims=True)
+
+
+def _filled_up(attention: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    sparse = np.where(kept, attention, 0.0)
+    count = kept.sum(axis=-1, keepdims=True)
+    missing = 1 - sparse.sum(axis=-1, keepdims=True)
+    filled = np.where(kept, sparse + missing / np.maximum(count, 1), 0.0)
+    return np.where(count > 0, filled, 1 / attention.shape[-1])
+
+
+def population_path(
+    problem: Problem,
+    sizes: np.ndarray,
+    start: tuple[np.ndarray | float, np.ndarray | float] = (0.0, 0.0),
+    attention_factor: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """alpha_V and alpha_A of gradient descent on the population loss, from `start`, each (..., steps + 1).
+
+    With V = mu 1^T + alpha_V (P - mu 1^T) and A = 11^T/T + alpha_A (Q - 11^T/T), a step of size eta adds
+    eta ((1 - alpha_V) / T + K_Q alpha_A (1 - alpha_V alpha_A)) and eta K_P alpha_V (1 - alpha_V alpha_A),
+    the latter times `attention_factor`.
+    """
+    k_p, k_q = problem.transition_correlation, problem.attention_correlation
+    first, second = np.asarray(start[0]) + 0 * k_p, np.asarray(start[1]) + 0 * k_p
+    path = [(first, second)]
+    for eta in sizes:
+        rest = 1 - first * second
+        first, second = (
+            first + eta * ((1 - first) / problem.positions + k_q * second * rest),
+            second + eta * attention_factor * k_p * first * rest,
+        )
+        path.append((first, second))
+    both = np.moveaxis(np.asarray(path), 0, -1)
+    return both[0], both[1]

@@ -1,0 +1,137 @@
+"""The settings of the sparse contextual bigram experiments (papers/scb, sections 3 and 5)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from workflow.lib.settings import Count, Index, Needs, NonNegative, Options, Positive, Probability, Settings
+
+
+class RunOptions(Options):
+    """What an optimizer entry says beyond its step rule.
+
+    `start` is the state that the run goes on from: `switched`, the boosted state after the stage switch;
+    `boosted`, the same state without the switch; `scratch`, uniform attention at step 0. A run from scratch may
+    begin with a share `pretrained` of the true transitions. `attention` says whether the attention is a free
+    matrix or the softmax of one; `attention_factor` multiplies its step size. `rounding` keeps the largest
+    entries of the attention for the last `rounding_steps`, in which only the value matrix moves.
+    """
+
+    start: Literal["switched", "boosted", "scratch"]
+    attention: Literal["linear", "softmax"] = "linear"
+    attention_factor: Positive = 1.0
+    pretrained: Probability = 0.0
+    rounding: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunOptions:
+        if self.start != "scratch" and self.pretrained:
+            raise ValueError(f"pretrained: only a run from scratch has it; found start {self.start!r}")
+        if self.start != "scratch" and self.attention == "softmax":
+            raise ValueError(f"attention: softmax starts from scratch; found start {self.start!r}")
+        if self.rounding and self.attention == "softmax":
+            raise ValueError("rounding: only linear attention can be rounded; found attention 'softmax'")
+        return self
+
+
+class Bigram(Settings):
+    """A sparse contextual bigram and its training.
+
+    Sequences of `positions` tokens over `states` states are drawn from the stationary distribution of a
+    transition matrix; the last token chooses which `support` positions the next token depends on. The matrix is
+    `transition` (row i: the distribution after state i), or when that is null, rows drawn from a symmetric
+    Dirichlet distribution until the correlation K_P reaches `minimum_correlation`. The weights of the positions
+    are equal when `weight_concentration` is null, else Dirichlet.
+
+    Every run but those from scratch goes through `boosting_steps` common steps of size `boosting_step_size`. At
+    the switch the attention keeps what exceeds either `switch_threshold` or the median by `switch_deviations`
+    robust standard deviations; one of the two is null.
+    """
+
+    options = RunOptions
+
+    states: Annotated[Count, Field(ge=2, le=256)]
+    positions: Count
+    support: Count
+    batch_size: Count
+    iterations: Count
+    boosting_steps: Index
+    boosting_step_size: Positive
+    switch_deviations: Positive | None
+    switch_threshold: Positive | None
+    rounding_steps: Index
+    transition: list[list[NonNegative]] | None
+    transition_concentration: Positive
+    minimum_correlation: NonNegative
+    weight_concentration: Positive | None
+    record_every: Count
+
+    @field_validator("transition")
+    @classmethod
+    def _stochastic(cls, rows: list[list[float]] | None) -> list[list[float]] | None:
+        if rows is None:
+            return None
+        for index, row in enumerate(rows):
+            if len(row) != len(rows):
+                raise ValueError(f"expected a square matrix; found {len(row)} numbers in row {index} of {len(rows)}")
+            if abs(sum(row) - 1) > 1e-9:
+                raise ValueError(f"expected rows that sum to 1; found the sum {sum(row):.6g} in row {index}")
+        from workflow.lib.papers.scb.problem import stationary
+
+        zeros = (stationary(rows) <= 0).nonzero()[0]
+        if zeros.size:
+            raise ValueError(
+                f"expected a stationary distribution mu without zeros, because the gradients are divided by it; "
+                f"found mu = 0 at state {zeros[0]}"
+            )
+        return rows
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bigram:
+        if self.support > self.positions:
+            raise ValueError(f"support: expected at most positions = {self.positions}, found {self.support}")
+        if self.boosting_steps > self.iterations:
+            raise ValueError(
+                f"boosting_steps: the switch lies beyond the end; expected at most iterations = {self.iterations}, "
+                f"found {self.boosting_steps}"
+            )
+        if self.boosting_steps + self.rounding_steps > self.iterations:
+            raise ValueError(
+                f"rounding_steps: expected at most iterations - boosting_steps = "
+                f"{self.iterations - self.boosting_steps}, found {self.rounding_steps}"
+            )
+        if (self.switch_deviations is None) == (self.switch_threshold is None):
+            raise ValueError(
+                "switch_deviations, switch_threshold: expected a number for one and null for the other; "
+                f"found {self.switch_deviations} and {self.switch_threshold}"
+            )
+        if self.transition is not None and len(self.transition) != self.states:
+            raise ValueError(f"transition: expected {self.states} rows (states), found {len(self.transition)}")
+        largest = 1 - 1 / self.states
+        if self.transition is None and self.minimum_correlation > 0.5 * largest:
+            raise ValueError(
+                f"minimum_correlation: expected at most {0.5 * largest:.3g}, because larger ones are hardly ever "
+                f"drawn; found {self.minimum_correlation}"
+            )
+        return self
+
+    def needs(self) -> Needs:
+        """What a training job asks of the machine: time grows with tokens, memory with positions."""
+        tokens = self.iterations * self.batch_size * self.positions
+        return Needs(mem_mb=600 + self.positions * self.states // 1000, runtime=10 + int(tokens / 1e10))
+
+
+class Checks(Bigram):
+    """A small bigram on which the formulas themselves are checked.
+
+    `samples` sequences estimate expectations; gradients and losses are taken at random parameters that lie
+    `scale` away from the start.
+    """
+
+    samples: Count
+    scale: Positive
+
+
+KINDS = {"bigram": Bigram, "checks": Checks}

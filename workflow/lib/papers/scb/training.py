@@ -1,0 +1,81 @@
+"""Training after the boosting stage, or all of it from scratch (papers/scb, section 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.files import Arrays
+from workflow.lib.papers import Job
+from workflow.lib.papers.scb.descent import Batches, Descent, any_optimizer, preconditioned_prox
+from workflow.lib.papers.scb.problem import Problem, rounded, switch
+from workflow.lib.papers.scb.settings import Bigram, RunOptions
+from workflow.lib.runs import Run, Trace
+
+
+def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+    """Run one optimizer on all seeds at once.
+
+    The batches of a step are the same for every optimizer (common random numbers).
+
+    Returns:
+        The trace holds the metrics of `Problem.metrics` and `training_loss` (the mean of the batch losses since
+        the last record); `diverged_at` for seeds that diverged; for runs that went through the switch
+        `kept` (entries kept, at index k for state k) and `support_exact` (1 where they are the true positions).
+        The parameters are the final `attention` (seeds, N, T) and `value` (seeds, N, N).
+    """
+    settings, options = experiment.settings, optimizer.options
+    assert isinstance(settings, Bigram)
+    assert isinstance(options, RunOptions)
+    problem = Problem.stacked(data.values(), settings.positions)
+    trace = Trace(data)
+
+    if options.start == "scratch":
+        share = options.pretrained
+        attention = np.zeros_like(problem.uniform) if options.attention == "softmax" else problem.uniform
+        value = share * problem.transition + (1 - share) * problem.memoryless
+    else:
+        attention = np.stack([arrays["boosted/attention"] for arrays in data.values()])
+        value = np.stack([arrays["boosted/value"] for arrays in data.values()])
+    if options.start == "switched":
+        attention = switch(attention, settings.switch_deviations, settings.switch_threshold)
+        kept = attention != 0
+        trace.record("kept", np.arange(settings.states), kept.sum(axis=-1))
+        trace.record("support_exact", settings.boosting_steps, (kept == (problem.attention != 0)).all(axis=(1, 2)))
+
+    descent = Descent(problem, attention, value, settings.record_every, logits=options.attention == "softmax")
+    if optimizer.rule == "preconditioned_prox":
+        update = preconditioned_prox(descent, **optimizer.hyperparameters, attention_factor=options.attention_factor)
+    else:
+        update = any_optimizer(descent, optimizer.build, optimizer.hyperparameters, options.attention_factor)
+
+    def batches(purpose: str) -> list[Batches]:
+        return [
+            Batches(problem.one(i), settings.batch_size, experiment.seed(number), purpose)
+            for i, number in enumerate(data)
+        ]
+
+    if options.start == "scratch":
+        descent.record(0)
+        descent.run(update, batches("boosting batches"), 0, settings.boosting_steps)
+    middle = settings.iterations - (settings.rounding_steps if options.rounding else 0)
+    stream = batches("batches")
+    descent.run(update, stream, settings.boosting_steps, middle)
+    if options.rounding:
+        descent.free[:] = rounded(descent.free, settings.support)
+        descent.run(update, stream, middle, settings.iterations, fixed=True)
+
+    curves = descent.curves()
+    steps = curves.pop("steps")
+    for name, values in curves.items():
+        if options.start == "scratch":
+            trace.record(name, steps, values)
+        else:
+            earlier = np.stack([arrays[f"boosted/{name}"] for arrays in data.values()])
+            boosted = next(iter(data.values()))["boosted/steps"]
+            trace.record(name, np.concatenate([boosted, steps]), np.concatenate([earlier, values], axis=1))
+    if not np.isnan(descent.diverged_at).all():
+        trace.record("diverged_at", 0, descent.diverged_at)
+    return Run(trace, {"attention": descent.attention, "value": descent.value})

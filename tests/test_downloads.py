@@ -217,7 +217,9 @@ def test_the_command_takes_what_is_there(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize(("present", "said"), [(None, "has no folder mnist"), ("train-images-idx3-ubyte.gz", "missing")])
+@pytest.mark.parametrize(
+    ("present", "said"), [(None, "has no folder mnist"), ("train-images-idx3-ubyte.gz", "missing")]
+)
 def test_the_command_names_what_is_not_there(tmp_path: Path, present: str | None, said: str) -> None:
     if present:
         (tmp_path / "mnist").mkdir()

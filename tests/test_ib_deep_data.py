@@ -220,7 +220,9 @@ def test_an_empty_text(tmp_path: Path, text: str | None) -> None:
 
 def test_a_bad_line_and_a_bad_score(tmp_path: Path) -> None:
     for part in ("train", "dev_matched"):
-        (tmp_path / f"multinli_1.0_{part}.jsonl").write_text('{"gold_label": "maybe", "sentence1": "a", "sentence2": "b"}')
+        (tmp_path / f"multinli_1.0_{part}.jsonl").write_text(
+            '{"gold_label": "maybe", "sentence1": "a", "sentence2": "b"}'
+        )
     with pytest.raises(UserError, match="line 1 is not a labelled pair"):
         datasets.load("multinli", tmp_path)
     for part in ("train", "test"):

@@ -36,7 +36,9 @@ def problem(seed: int = 0, runs: int | None = None) -> tuple[list[torch.Tensor],
 
     def loss(found: list[torch.Tensor]) -> torch.Tensor:
         axes = ((-1, -2), (-1,))
-        return sum(torch.log1p(((w - 1) ** 2).sum(a) * (i + 1)) for i, (w, a) in enumerate(zip(found, axes, strict=True)))
+        return sum(
+            torch.log1p(((w - 1) ** 2).sum(a) * (i + 1)) for i, (w, a) in enumerate(zip(found, axes, strict=True))
+        )
 
     return weights, loss
 

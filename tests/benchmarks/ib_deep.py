@@ -30,7 +30,9 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
 
         yield Benchmark(
             f"ib {name}, {examples // settings.batch_size} steps of SGD, per step",
-            plain=lambda m=model, x=images, y=labels: plain.train(m, x, y, list(torch.randperm(len(y)).split(100)), 0.1),
+            plain=lambda m=model, x=images, y=labels: plain.train(
+                m, x, y, list(torch.randperm(len(y)).split(100)), 0.1
+            ),
             fast=lambda e=experiment, a=arrays: train(e, e.optimizers["sgd"], {0: a}, Job()),
             floor=1.0,
             plain_units=examples / settings.batch_size,

@@ -37,7 +37,16 @@ class PlainViT(nn.Module):
     """Every token of every block; no dropout."""
 
     def __init__(
-        self, channels: int, size: int, classes: int, patch: int, dim: int, depth: int, heads: int, dim_head: int, mlp: int
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        dim_head: int,
+        mlp: int,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -114,9 +123,7 @@ def sps_step(
     return [w - eta * g for w, g in zip(weights, gradients, strict=True)]
 
 
-def train(
-    model: PlainViT, images: Tensor, labels: Tensor, batches: list[Tensor], step_size: float
-) -> list[float]:
+def train(model: PlainViT, images: Tensor, labels: Tensor, batches: list[Tensor], step_size: float) -> list[float]:
     """SGD over the given batches; the loss of each before its step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=step_size)
     losses = []

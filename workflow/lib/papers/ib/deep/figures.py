@@ -92,7 +92,7 @@ def _compared(metrics: Metrics, experiment: Experiment, attention: bool = False)
         ax = sheet.panels[0, 2]
         _bands(sheet, ax, "attention", metrics, experiment, "attention", labels)
         _epochs(ax)
-        ax.set(ylabel="largest weight of the [CLS] row", ylim=(0, 1), title="attention sparsity")
+        ax.set(ylabel="largest [CLS] weight", ylim=(0, 1), title="attention sparsity")
     return _finished(sheet, metrics, experiment, labels)
 
 
@@ -109,6 +109,9 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
                 sheet.record("train loss", f"{label} diverged", [at], finite[-1:])
     ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
     low, high = ax.get_ylim()
+    if high < 1.5 * low:
+        ax.set_yscale("linear")
+        return
     # Few powers of ten lie in the range, so say plain numbers.
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 20) if low <= t <= high]
     if len(ticks) > 1:
@@ -144,7 +147,9 @@ def _bands(
     for label in labels:
         curve = metrics.curve(experiment.name, metric, label)
         if np.isfinite(curve.values).any():
-            sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label))
+            # Dashed on top, because SGD and SPS may lie on one another.
+            look = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
+            sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label), **look)
 
 
 def _colour(label: str) -> str:
@@ -161,6 +166,7 @@ def _finished(
     line = f"{facts['data']}; {facts['model']}; {facts['examples']}; {facts['length']}; seeds: {facts['seeds']}"
     sheet.figure.suptitle(f"extra: {line}" if extra else line, fontsize=8.5, color="#444444")
     letter(sheet.panels)
+    sheet.figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
     return Drawing(sheet.figure, sheet.table, facts)
 
 

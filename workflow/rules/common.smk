@@ -14,6 +14,7 @@ wildcard_constraints:
     experiment="[a-z0-9_]+",
     optimizer="[a-z0-9_]+",
     seeds="[0-9]+(-[0-9]+)?",
+    dataset="[a-z0-9_-]+",
     figure="[a-z0-9_]+",
 
 
@@ -41,6 +42,16 @@ def run_settings(wildcards):
 def blocks(wildcards):
     """The blocks of seeds of an experiment."""
     return experiment_of(wildcards).blocks(plan.seeds_per_job)
+
+
+def data_place(wildcards):
+    """The option that names the folder of official files, where there is one."""
+    return ["--data-dir", plan.data_dir] if plan.data_dir else []
+
+
+def experiment_datasets(wildcards):
+    """The manifests of the real data sets that an experiment reads."""
+    return [f"results/datasets/{name}.json" for name in experiment_of(wildcards).checked.settings.downloads()]
 
 
 def experiment_data(wildcards):
@@ -74,7 +85,9 @@ def stage_code(stage):
 
     def code(wildcards):
         checked = experiment_of(wildcards).checked
-        return code_files(f"{checked.room}.{stage}")
+        # Data sets are imported by name, which import statements do not show.
+        read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
+        return code_files(f"{checked.room}.{stage}", *(read if stage == "data" else []))
 
     return code
 
@@ -134,6 +147,11 @@ def paper_figures(*papers):
         for figure in plan.paper(paper).figures
         for kind in ("pdf", "png", "csv")
     ]
+
+
+def training_device(wildcards):
+    """The configured device for jobs that ask for a GPU, the CPU for all others."""
+    return plan.device if experiment_of(wildcards).checked.settings.needs().gpu else "cpu"
 
 
 def needs(what):

@@ -3,6 +3,7 @@
 
 rule train:
     input:
+        datasets=experiment_datasets,
         data=rules.generate.output.data,
         code=train_code,
     output:
@@ -22,13 +23,14 @@ rule train:
         runtime=needs("runtime"),
     params:
         settings=run_settings,
-        device=plan.device,
+        device=training_device,
     shell:
         "python -m workflow.lib train"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --optimizer {wildcards.optimizer}"
         " --settings {params.settings:q}"
+        " --datasets {input.datasets:q}"
         " --data {input.data:q}"
         " --device {params.device}"
         " --threads {threads}"

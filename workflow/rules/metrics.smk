@@ -5,7 +5,7 @@ rule measure:
     input:
         data=experiment_data,
         runs=experiment_runs,
-        code=stage_code("metrics"),
+        code=metrics_code,
     output:
         metrics="results/{paper}/metrics/{experiment}.parquet",
     log:

@@ -190,7 +190,7 @@ def test_a_cancelled_workflow_resumes(with_sacct: Submitter, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "file, old, new, message",
+    ("file", "old", "new", "message"),
     [
         ("partitions.yaml", "  cpu:", "  cppu:", "partitions.yaml: unknown partition 'cppu'; there are: cpu, gpu"),
         ("partitions.yaml", "max_gpu: 2", "max_gpu: 0", "no partition of the table has max_gpu: 1"),
@@ -211,7 +211,7 @@ def test_bad_set_ups_end_before_any_job(
 
 
 def test_without_accounting(with_squeue: Submitter, tmp_path: Path) -> None:
-    """A cluster with neither sacct nor --gpus: refused with a message as shipped, then by the profile's other blocks."""
+    """A cluster with neither sacct nor --gpus: refused as shipped, served by the profile's other blocks."""
     figure = "results/ntp/figures/fig1.csv"
     output = with_squeue.run(tmp_path / "refused", figure, *QUICK, ok=False)
     assert "set `slurm-status-command: squeue`" in output

@@ -7,6 +7,7 @@ from `config/papers/<paper>.yaml`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.lib import configuration, experiments, stages
+from workflow.lib import configuration, datasets, experiments, stages
 from workflow.lib.errors import UserError, from_os_error
 
 
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 1
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    manifest = datasets.fetch(options.dataset, options.folder, options.data_dir)
+    datasets.write_manifest(options.manifest or options.folder.with_suffix(".json"), manifest)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -93,7 +99,7 @@ def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Ex
     for label in optimizers:
         if label not in parsed.optimizers:
             raise UserError(f"--optimizer {label}: --settings describe {', '.join(parsed.optimizers)}")
-    return parsed
+    return dataclasses.replace(parsed, folders=datasets.read_manifests(getattr(options, "datasets", ())))
 
 
 def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
@@ -134,13 +140,31 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--paper", required=True, help="short name, such as ntp")
         added.add_argument("--section", type=_json, metavar="JSON", help="laid out as the paper's YAML, in its place")
 
+    def real_data(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--datasets",
+            type=Path,
+            nargs="*",
+            default=[],
+            metavar="JSON",
+            help="manifests of the real data sets it reads",
+        )
+
+    fetched = stage("fetch", _fetch, "download a real data set, or check the files that are there")
+    fetched.add_argument("--dataset", required=True, choices=datasets.names(), help="name")
+    fetched.add_argument("--folder", type=Path, required=True, help="where to download to")
+    fetched.add_argument("--data-dir", type=Path, help="folder that already holds the official files: no download")
+    fetched.add_argument("--manifest", type=Path, metavar="JSON", help="file to write; default: beside the folder")
+
     made = stage("generate", _generate, "make the data of a block of seeds")
     one_experiment(made)
+    real_data(made)
     made.add_argument("--seeds", required=True, help="a block such as 0-9, or one seed")
     made.add_argument("--data", type=Path, required=True, metavar="NPZ", help="file to write")
 
     trained = stage("train", _train, "run one optimizer on a block of seeds")
     one_experiment(trained)
+    real_data(trained)
     trained.add_argument("--optimizer", required=True, help="label under 'optimizers' of the experiment")
     trained.add_argument("--data", type=Path, required=True, metavar="NPZ", help="data of the block")
     trained.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="default: cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,13 +55,20 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment: typed settings, and its optimizers by label."""
+    """One experiment: typed settings, its optimizers by label, and the folders of the real data sets it reads."""
 
     paper: str
     name: str
     kind: str
     settings: Settings
     optimizers: Mapping[str, Optimizer]
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    def folder(self, dataset: str) -> Path:
+        """The folder of a real data set that was fetched for this experiment."""
+        if dataset not in self.folders:
+            raise UserError(f"--datasets: {self.paper}.{self.name} needs the manifest of the data set {dataset!r}")
+        return self.folders[dataset]
 
     def seed(self, number: int) -> Seed:
         """One seed of this experiment, the source of its random streams."""

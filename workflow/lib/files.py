@@ -53,9 +53,17 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_arrays(path: Path | str, blocks: Mapping[int, Mapping[str, np.ndarray]]) -> None:
-    """Write the arrays of several seeds to one `.npz`, under the keys `{seed}/{name}`."""
+    """Write the arrays of several seeds to one `.npz`, under the keys `{seed}/{name}`.
+
+    An array that several seeds have in common (the same object) is stored once, under `{seed},{seed}/{name}`.
+    """
+    owners: dict[tuple[str, int], list[int]] = {}
+    for seed, block in blocks.items():
+        for name, array in block.items():
+            owners.setdefault((name, id(array)), []).append(seed)
     with atomic(path) as temporary:
-        np.savez(temporary, **{f"{s}/{name}": array for s, block in blocks.items() for name, array in block.items()})  # type: ignore[arg-type]
+        stored = {f"{','.join(map(str, s))}/{name}": blocks[s[0]][name] for (name, _), s in owners.items()}
+        np.savez(temporary, **stored)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path | str) -> dict[int, Arrays]:
@@ -63,8 +71,10 @@ def read_arrays(path: Path | str) -> dict[int, Arrays]:
     blocks: dict[int, Arrays] = {}
     with readable(path), np.load(path, allow_pickle=False) as archive:
         for key in archive.files:
-            seed, name = key.split("/", 1)
-            blocks.setdefault(int(seed), {})[name] = archive[key]
+            seeds, name = key.split("/", 1)
+            array = archive[key]
+            for seed in seeds.split(","):
+                blocks.setdefault(int(seed), {})[name] = array
     return blocks
 
 

@@ -68,6 +68,10 @@ class Settings(BaseModel):
     part: ClassVar[str] = ""
     options: ClassVar[type[Options]] = Options
 
+    def downloads(self) -> tuple[str, ...]:
+        """The real data sets (of workflow.lib.datasets) that these settings read."""
+        return ()
+
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""
         return Needs()

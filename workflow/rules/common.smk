@@ -1,5 +1,6 @@
 """What the rules share: wildcards, and the functions that look things up in the plan."""
 
+import functools
 import os
 
 from workflow.lib import optim
@@ -13,6 +14,7 @@ wildcard_constraints:
     experiment="[a-z0-9_]+",
     optimizer="[a-z0-9_]+",
     seeds="[0-9]+(-[0-9]+)?",
+    dataset="[a-z0-9_-]+",
     figure="[a-z0-9_]+",
 
 
@@ -40,6 +42,16 @@ def run_settings(wildcards):
 def blocks(wildcards):
     """The blocks of seeds of an experiment."""
     return experiment_of(wildcards).blocks(plan.seeds_per_job)
+
+
+def data_place(wildcards):
+    """The option that names the folder of official files, where there is one."""
+    return ["--data-dir", plan.data_dir] if plan.data_dir else []
+
+
+def experiment_datasets(wildcards):
+    """The manifests of the real data sets that an experiment reads."""
+    return [f"results/datasets/{name}.json" for name in experiment_of(wildcards).checked.settings.downloads()]
 
 
 def experiment_data(wildcards):
@@ -73,7 +85,9 @@ def stage_code(stage):
 
     def code(wildcards):
         checked = experiment_of(wildcards).checked
-        return code_files(f"{checked.room}.{stage}")
+        # Data sets are imported by name, which import statements do not show.
+        read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
+        return code_files(f"{checked.room}.{stage}", *(read if stage == "data" else []))
 
     return code
 
@@ -95,8 +109,9 @@ def paper_code(module):
     return code
 
 
+@functools.cache
 def code_files(*roots):
-    """The files of some modules and their imports."""
+    """The files of some modules and their imports; looked up once, not once for every job."""
     return [project_file(path) for path in modules(*roots)]
 
 
@@ -134,10 +149,29 @@ def paper_figures(*papers):
     ]
 
 
-def needs(what):
-    """A resource function: what a training job of this experiment asks of the machine."""
+def training_device(wildcards):
+    """The configured device for jobs that ask for a GPU, the CPU for all others."""
+    return plan.device if experiment_of(wildcards).checked.settings.needs().gpu else "cpu"
 
-    def needed(wildcards):
-        return getattr(experiment_of(wildcards).checked.settings.needs(), what)
+
+def needs(what):
+    """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory and time."""
+
+    def needed(wildcards, attempt):
+        asked = getattr(experiment_of(wildcards).checked.settings.needs(), what)
+        return asked * attempt if what in ("mem_mb", "runtime") else asked
 
     return needed
+
+
+def gpu_runs():
+    """A pattern that the paths of runs match, from the paper's name on, when their experiment asks for a GPU."""
+    return (
+        "|".join(
+            f"{paper.name}/runs/{name}/"
+            for paper in plan.papers.values()
+            for name, experiment in paper.experiments.items()
+            if experiment.checked.settings.needs().gpu
+        )
+        or "(?!)"
+    )

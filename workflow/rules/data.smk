@@ -1,8 +1,32 @@
-"""Data: the synthetic or prepared data of a block of seeds."""
+"""Data: the real sets where an experiment reads any, then the synthetic or prepared data of a block of seeds."""
+
+
+rule fetch:
+    output:
+        manifest="results/datasets/{dataset}.json",
+    log:
+        "results/datasets/logs/{dataset}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=240,
+    params:
+        folder="results/datasets/{dataset}",
+        place=data_place,
+    shell:
+        "python -m workflow.lib fetch"
+        " --dataset {wildcards.dataset}"
+        " --folder {params.folder:q}"
+        " {params.place:q}"
+        " --manifest {output.manifest:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule generate:
     input:
+        datasets=experiment_datasets,
         code=stage_code("data"),
     output:
         data="results/{paper}/data/{experiment}/{seeds}.npz",
@@ -21,6 +45,7 @@ rule generate:
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --settings {params.settings:q}"
+        " --datasets {input.datasets:q}"
         " --seeds {wildcards.seeds}"
         " --data {output.data:q}"
         " 2>&1 | tee {log:q}"

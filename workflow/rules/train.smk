@@ -1,8 +1,9 @@
-"""Training: one job per paper, experiment, optimizer and block of seeds."""
+"""Training: one job per paper, experiment, optimizer and block of seeds; what asks for a GPU has a rule of its own."""
 
 
 rule train:
     input:
+        datasets=experiment_datasets,
         data=rules.generate.output.data,
         code=train_code,
     output:
@@ -12,25 +13,38 @@ rule train:
         "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.log",
     benchmark:
         "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.benchmark.tsv"
+    wildcard_constraints:
+        paper=f"(?!{gpu_runs()})[a-z0-9]+",
     conda:
-        "../../envs/gpu.yaml"
+        "../../envs/cpu.yaml"
     threads: needs("threads")
     resources:
         mem_mb=needs("mem_mb"),
         runtime=needs("runtime"),
-        gpu=needs("gpu"),
     params:
         settings=run_settings,
-        device=plan.device,
+        device=training_device,
     shell:
         "python -m workflow.lib train"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --optimizer {wildcards.optimizer}"
         " --settings {params.settings:q}"
+        " --datasets {input.datasets:q}"
         " --data {input.data:q}"
         " --device {params.device}"
         " --threads {threads}"
         " --trace {output.trace:q}"
         " --parameters {output.parameters:q}"
         " 2>&1 | tee {log:q}"
+
+
+use rule train as train_on_gpu with:
+    wildcard_constraints:
+        paper=f"(?={gpu_runs()})[a-z0-9]+",
+    conda:
+        "../../envs/gpu.yaml"
+    resources:
+        mem_mb=needs("mem_mb"),
+        runtime=needs("runtime"),
+        gpu=needs("gpu"),

@@ -1,8 +1,205 @@
-"""The figures of the deep experiments."""
+"""The figures of the deep experiments: train loss, test accuracy, attention sparsity."""
 
 from __future__ import annotations
 
-from workflow.lib.papers import Draw
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from workflow.lib.experiments import Experiment
+from workflow.lib.papers import Draw, Drawing
+from workflow.lib.papers.ib.deep.settings import ENCODERS, Deep, Language, Scratch
+from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
+from workflow.lib.runs import Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
+
+COMPARED = ("sgd", "sngd", "sps", "adam")
+VARIANTS = ("sngd", "sngd_momentum", "sps", "sps_cap")
+NAMES = {
+    "sgd": "SGD",
+    "sngd": "SNGD",
+    "sps": "SPS",
+    "adam": "Adam",
+    "sngd_momentum": "SNGD, momentum 0.9",
+    "sps_cap": "SPS, cap 1",
+}
+COLOURS = {"sgd": BLUE, "sngd": RED, "sps": GREEN, "adam": ORANGE, "sngd_momentum": PINK, "sps_cap": SKY}
+
+TITLES = {
+    "mnist": "MNIST",
+    "mnist_5k": "MNIST, 5,000 digits",
+    "cifar10": "CIFAR-10",
+    "cifar10_standin": "generated stand-in, not CIFAR-10",
+    "multinli": "MultiNLI",
+    "multinli_standin": "generated stand-in, not MNLI",
+    "civil_comments": "Civil Comments",
+    "civil_comments_standin": "generated stand-in, not Civil Comments",
+}
+# The epochs of config/paper.yaml; a picture of fewer says so.
+FULL_EPOCHS = {"mnist": 20, "cifar10": 50, "multinli": 3, "civil_comments": 3}
+
+
+@FIGURES("fig1")
+def fig1(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
+    """BERT on MNLI."""
+    return _compared(metrics, experiments["bert_mnli"], attention=True)
+
+
+@FIGURES("fig4")
+def fig4(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
+    """BERT on Civil Comments."""
+    return _compared(metrics, experiments["bert_civil_comments"], attention=True)
+
+
+@FIGURES("fig6")
+def fig6(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
+    """ViT on MNIST."""
+    return _compared(metrics, experiments["vit_mnist"])
+
+
+@FIGURES("fig7")
+def fig7(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
+    """ViT on CIFAR-10."""
+    return _compared(metrics, experiments["vit_cifar10"])
+
+
+@FIGURES("extra_vision_sensitivity")
+def extra_vision_sensitivity(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
+    """ViT on MNIST with SNGD with momentum and SPS with a cap of 1, beside the paper's values."""
+    experiment = experiments["vit_mnist"]
+    labels = [label for label in VARIANTS if label in experiment.optimizers]
+    sheet = Sheet(1, 3, size=(9.6, 3.1))
+    loss, accuracy, step_size = sheet.panels[0]
+    _train_loss(sheet, loss, metrics, experiment, labels)
+    _test_accuracy(sheet, accuracy, metrics, experiment, labels)
+    _bands(sheet, step_size, "step size", metrics, experiment, "step_size", labels)
+    step_size.set(yscale="log", xlabel="iteration", ylabel=r"step size $\eta_t$", title="step size")
+    return _finished(sheet, metrics, experiment, labels, extra=True)
+
+
+def _compared(metrics: Metrics, experiment: Experiment, attention: bool = False) -> Drawing:
+    others = [label for label in experiment.optimizers if label not in NAMES]  # a user's own
+    labels = [label for label in (*COMPARED, *others) if label in experiment.optimizers]
+    sheet = Sheet(1, 3 if attention else 2, size=(9.6, 3.1) if attention else (7.2, 3.1))
+    _train_loss(sheet, sheet.panels[0, 0], metrics, experiment, labels)
+    _test_accuracy(sheet, sheet.panels[0, 1], metrics, experiment, labels)
+    if attention:
+        ax = sheet.panels[0, 2]
+        _bands(sheet, ax, "attention", metrics, experiment, "attention", labels)
+        _epochs(ax)
+        ax.set(ylabel="largest [CLS] weight", ylim=(0, 1), title="attention sparsity")
+    return _finished(sheet, metrics, experiment, labels)
+
+
+def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> None:
+    settings = experiment.settings
+    assert isinstance(settings, Deep)
+    _bands(sheet, ax, "train loss", metrics, experiment, "train_loss", labels)
+    for label in labels:
+        curve = metrics.curve(experiment.name, "train_loss", label)
+        for row, at in zip(curve.values, diverged_at(metrics, experiment.name, label), strict=True):
+            finite = row[np.isfinite(row)]
+            if np.isfinite(at) and finite.size:
+                ax.plot([at], finite[-1:], marker="x", markersize=8, color=_colour(label))
+                sheet.record("train loss", f"{label} diverged", [at], finite[-1:])
+    ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
+    low, high = ax.get_ylim()
+    if high < 1.5 * low:
+        ax.set_yscale("linear")
+        return
+    # Few powers of ten lie in the range, so say plain numbers.
+    ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 20) if low <= t <= high]
+    if len(ticks) > 1:
+        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        ax.set_yticks([], minor=True)
+
+
+def _test_accuracy(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> None:
+    _bands(sheet, ax, "test accuracy", metrics, experiment, "test_accuracy", labels)
+    share = float(metrics.value(experiment.name, "largest_class").mean())
+    ax.axhline(share, color=GREY, linestyle=":", linewidth=1)
+    sheet.record("test accuracy", "share of the largest class", [np.nan], [share])
+    _epochs(ax)
+    ax.set(ylabel="test accuracy", title="test accuracy", ylim=(0, 1))
+
+
+def diverged_at(metrics: Metrics, experiment: str, label: str) -> np.ndarray:
+    """The iteration at which each seed diverged, NaN for those that did not, shape (seeds,)."""
+    try:
+        return metrics.value(experiment, "diverged_at", label)
+    except NotRecordedError:  # recorded only where a seed diverged
+        return np.full(len(metrics.curve(experiment, "train_loss", label).seeds), np.nan)
+
+
+def _epochs(ax: Axes) -> None:
+    ax.set(xlabel="epoch", xlim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _bands(
+    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Experiment, metric: str, labels: Sequence[str]
+) -> None:
+    for label in labels:
+        curve = metrics.curve(experiment.name, metric, label)
+        if np.isfinite(curve.values).any():
+            # Dashed on top, because SGD and SPS may lie on one another.
+            look = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
+            sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label), **look)
+
+
+def _colour(label: str) -> str:
+    return COLOURS.get(label, CYCLE[-1])
+
+
+def _finished(
+    sheet: Sheet, metrics: Metrics, experiment: Experiment, labels: Sequence[str], extra: bool = False
+) -> Drawing:
+    facts = _facts(metrics, experiment, labels)
+    handles, names = sheet.panels[0, 0].get_legend_handles_labels()
+    handles = [*handles, sheet.panels[0, 1].get_lines()[-1]]
+    sheet.figure.legend(handles, [*names, "always the largest class"], loc="outside lower center", ncols=len(handles))
+    line = f"{facts['data']}; {facts['model']}; {facts['examples']}; {facts['length']}; seeds: {facts['seeds']}"
+    sheet.figure.suptitle(f"extra: {line}" if extra else line, fontsize=8.5, color="#444444")
+    letter(sheet.panels)
+    sheet.figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
+    return Drawing(sheet.figure, sheet.table, facts)
+
+
+def _facts(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> dict[str, object]:
+    settings = experiment.settings
+    assert isinstance(settings, Deep)
+    examples = int(metrics.value(experiment.name, "train_examples")[0])
+    full = FULL_EPOCHS.get(settings.dataset, 0)
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+    final = {
+        NAMES.get(label, label): {
+            metric: float(metrics.value(experiment.name, metric, label).mean())
+            for metric in ("train_loss", "test_accuracy", "attention")
+        }
+        for label in labels
+    }
+    return {
+        "data": TITLES[settings.dataset],
+        "standin": settings.standin,
+        "dataset": settings.dataset,
+        "model": _model(settings),
+        "examples": f"{examples:,} training examples",
+        "length": f"only {epochs} of {full}" if settings.epochs < full else epochs,
+        "seeds": len(metrics.curve(experiment.name, "train_loss", labels[0]).seeds),
+        "smoothing": settings.smoothing,
+        "batch_size": settings.batch_size,
+        "final": final,
+    }
+
+
+def _model(settings: Deep) -> str:
+    if not isinstance(settings, Language):
+        return "ViT"
+    if isinstance(settings.encoder, Scratch):
+        return "tiny BERT from scratch"
+    return settings.encoder if settings.encoder in ENCODERS else Path(settings.encoder).name

@@ -1,0 +1,161 @@
+"""Real data sets and pre-trained encoders, one per file: where they are, how they are checked, how they are read.
+
+A file `workflow/lib/datasets/<name>.py` has
+
+    SOURCE                  a `Source`: folder, addresses, licence
+    check(folder)           raise UserError unless the folder holds what is read
+    load(folder)            read it
+
+A name with hyphens stands in the file with underscores.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow.lib import downloads
+from workflow.lib.downloads import Remote
+from workflow.lib.errors import UserError, unknown
+from workflow.lib.files import readable, write_text
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: its name, its folder inside `data_dir`, its licence and its files."""
+
+    name: str
+    folder: str
+    licence: str
+    remotes: tuple[Remote, ...]
+
+
+class Images(NamedTuple):
+    """Images (n, channels, height, width) and labels (n,), both uint8, for training and for the test."""
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+
+
+class Sentences(NamedTuple):
+    """Texts, or pairs of texts, with a label each."""
+
+    first: list[str]
+    second: list[str] | None
+    labels: np.ndarray
+
+
+class Texts(NamedTuple):
+    """A text data set, for training and for the test."""
+
+    train: Sentences
+    test: Sentences
+
+
+def names() -> tuple[str, ...]:
+    """The names of all data sets."""
+    return tuple(sorted(_module(path.stem).SOURCE.name for path in Path(__file__).parent.glob("[!_]*.py")))
+
+
+def source(name: str) -> Source:
+    """Where a data set comes from, or a UserError that lists the names."""
+    if name not in names():
+        raise UserError(unknown("data set", name, names()))
+    found: Source = _module(name).SOURCE
+    return found
+
+
+def load(name: str, folder: Path) -> Images | Texts:
+    """Read a data set from its folder, or raise a UserError that names the file and what is wrong with it."""
+    _module(name).check(folder)
+    found: Images | Texts = _module(name).load(folder)
+    return found
+
+
+def fetch(name: str, folder: Path, data_dir: Path | None = None) -> dict[str, object]:
+    """Have the files of a data set and check them.
+
+    Args:
+        name: of the data set.
+        folder: where to download to.
+        data_dir: a folder that already holds the files, in the data set's own folder; then nothing is downloaded.
+
+    Returns:
+        The data set's manifest: its folder, licence, and the SHA-256 of each file.
+    """
+    found = source(name)
+    if data_dir is not None:
+        folder = data_dir.expanduser() / found.folder
+        if not folder.is_dir():
+            raise UserError(f"data_dir: {data_dir} has no folder {found.folder}; {_official(found)}")
+        for remote in found.remotes:
+            if (folder / remote.file).is_file():
+                downloads.check(remote, folder / remote.file)
+    else:
+        try:
+            _module(name).check(folder)
+        except UserError:
+            for remote in found.remotes:
+                downloads.fetch(remote, folder)
+    _module(name).check(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    sums = {path.relative_to(folder).as_posix(): downloads.sha256(path) for path in files}
+    return {"dataset": name, "folder": str(folder), "licence": found.licence, "files": sums}
+
+
+def write_manifest(path: Path, manifest: Mapping[str, object]) -> None:
+    """Write a manifest, whole or not at all."""
+    write_text(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def read_manifests(paths: Iterable[Path]) -> dict[str, Path]:
+    """The folder of each data set, from their manifests."""
+    folders = {}
+    for path in paths:
+        with readable(path):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            folders[manifest["dataset"]] = Path(manifest["folder"])
+    return folders
+
+
+def require(folder: Path, files: Iterable[str], of: Source) -> None:
+    """Raise a UserError that names the first file that is not there."""
+    for file in files:
+        if not (folder / file).is_file():
+            raise UserError(f"{folder}: the file {file} of {of.name} is missing; {_official(of)}")
+
+
+def check_labels(labels: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    """Labels as uint8, or a UserError that names the first one outside 0 .. classes - 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        at = int(wrong[0])
+        raise UserError(f"{path}: the label of example {at} is {labels[at]}; expected 0 to {classes - 1}")
+    return labels.astype(np.uint8)
+
+
+def check_texts(texts: Iterable[object], path: Path) -> list[str]:
+    """Texts without blank ends, or a UserError that names the first one that is empty or no text."""
+    checked = []
+    for at, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{path}: the text of example {at} is empty ({text!r})")
+        checked.append(text.strip())
+    return checked
+
+
+def _official(of: Source) -> str:
+    return f"expected the official files ({', '.join(remote.url for remote in of.remotes)})"
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

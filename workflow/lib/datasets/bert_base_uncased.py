@@ -1,0 +1,32 @@
+"""BERT-base, uncased: the pre-trained encoder's weights, configuration and vocabulary, at a pinned revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workflow.lib.datasets import Source, require
+from workflow.lib.downloads import Remote
+
+_REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"
+_ADDRESS = f"https://huggingface.co/google-bert/bert-base-uncased/resolve/{_REVISION}/"
+_SHA256 = {
+    "config.json": None,  # small, and fixed by the revision
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    "model.safetensors": "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
+}
+SOURCE = Source(
+    name="bert-base-uncased",
+    folder="bert-base-uncased",
+    licence="Apache-2.0",
+    remotes=tuple(Remote(_ADDRESS + file, file, sha256) for file, sha256 in _SHA256.items()),
+)
+
+
+def check(folder: Path) -> None:
+    """Raise UserError unless all files are there."""
+    require(folder, _SHA256, SOURCE)
+
+
+def load(folder: Path) -> Path:
+    """The folder, from which `transformers` reads."""
+    return folder

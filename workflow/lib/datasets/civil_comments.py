@@ -1,0 +1,72 @@
+"""Civil Comments: comments on news, labelled toxic (1) where at least half of the raters found them so, else 0.
+
+Read from the table of CivilComments-WILDS 1.0 (the comments with identity annotations and an official split), or
+from Parquet files with the columns of `google/civil_comments`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from workflow.lib.datasets import Sentences, Source, Texts, check_texts, require
+from workflow.lib.downloads import Remote
+from workflow.lib.errors import UserError
+from workflow.lib.files import readable
+
+_WILDS = "all_data_with_identities.csv"
+_HUB = ("train.parquet", "test.parquet")
+SOURCE = Source(
+    name="civil_comments",
+    folder="civil_comments",
+    licence="CC0 1.0",
+    remotes=(
+        # Nobody published a sum of this archive; its size is known, and what is in it is checked when it is read.
+        Remote(
+            "https://worksheets.codalab.org/rest/bundles/0x8cd3de0634154aeaad2ee6eb96723c6e/contents/blob/",
+            "civilcomments_v1.0.tar.gz",
+            size=90_644_480,
+            unpack="tar",
+        ),
+    ),
+)
+
+
+def check(folder: Path) -> None:
+    """Raise UserError unless the files of one of both layouts are there."""
+    if not all((folder / file).is_file() for file in _HUB):
+        require(folder, (_WILDS,), SOURCE)
+
+
+def load(folder: Path) -> Texts:
+    """Comments and whether they are toxic; of the official table, empty comments are left out."""
+    if all((folder / file).is_file() for file in _HUB):
+        return Texts(*(_parquet(folder / file) for file in _HUB))
+    return _wilds(folder / _WILDS)
+
+
+def _wilds(path: Path) -> Texts:
+    import pandas as pd
+
+    with readable(path):
+        table = pd.read_csv(path, usecols=["comment_text", "split", "toxicity"], keep_default_na=False)
+    table = table[table["comment_text"].str.strip() != ""]
+    parts = [table[table["split"] == split] for split in ("train", "test")]
+    return Texts(*(_labelled(part["comment_text"], part["toxicity"].to_numpy(), path) for part in parts))
+
+
+def _parquet(path: Path) -> Sentences:
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        table = pq.read_table(path, columns=["text", "toxicity"])
+    return _labelled(table["text"].to_pylist(), table["toxicity"].to_numpy(), path)
+
+
+def _labelled(texts: object, toxicity: np.ndarray, path: Path) -> Sentences:
+    score = np.asarray(toxicity, np.float64)
+    if not ((score >= 0) & (score <= 1)).all():
+        at = int(np.flatnonzero(~((score >= 0) & (score <= 1)))[0])
+        raise UserError(f"{path}: the toxicity of example {at} is {score[at]}; expected a share from 0 to 1")
+    return Sentences(check_texts(texts, path), None, (score >= 0.5).astype(np.uint8))  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""BERT sequence classifiers through `transformers`, from a pre-trained folder or from scratch.
+
+Letters in shapes: B texts, T tokens ([CLS] first), H heads.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every file was fetched before; nothing may be looked up in a run
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+from transformers.utils import logging
+
+from workflow.lib.errors import UserError
+
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class Classifier(nn.Module):
+    """A BERT with a classification head on its pooled [CLS] token."""
+
+    def __init__(self, bert: BertForSequenceClassification) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(
+        self, inputs: tuple[Tensor, Tensor, Tensor], with_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits and the attention of [CLS].
+
+        Args:
+            inputs: token ids (B, T), segment ids (B, T) and lengths (B,) of the texts.
+            with_attention: whether the second result is wanted.
+
+        Returns:
+            Logits (B, classes) and weights (layers, B, H, T), or None.
+        """
+        tokens, segments, lengths = inputs
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        # Fused attention kernels do not return their weights.
+        self.bert.set_attn_implementation("eager" if with_attention else "sdpa")
+        found = self.bert(tokens, mask.long(), segments, output_attentions=with_attention)
+        rows = torch.stack([layer[:, :, 0] for layer in found.attentions]) if with_attention else None
+        return found.logits, rows
+
+
+def from_scratch(
+    *,
+    vocabulary: int,
+    max_length: int,
+    classes: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    mlp: int,
+    initial_deviation: float,
+    dropout: float | None,
+) -> Classifier:
+    """A small BERT with fresh weights."""
+    config = BertConfig(  # type: ignore[call-arg]
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+        max_position_embeddings=max_length,
+        num_labels=classes,
+        initializer_range=initial_deviation,
+        **_dropouts(dropout),
+    )
+    return Classifier(BertForSequenceClassification(config))
+
+
+def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
+    """A pre-trained encoder with a fresh head.
+
+    Raises:
+        UserError: the folder holds no configuration or no weights (model.safetensors).
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"encoder: {folder} has no {name}. Expected a folder in the format of transformers, with config.json, "
+                "model.safetensors and a tokenizer."
+            )
+    try:
+        bert = BertForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=classes,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            **_dropouts(dropout),
+        )
+    except Exception as error:  # transformers raises many kinds, all about the same folder
+        raise UserError(f"encoder: {folder} cannot be read ({str(error).splitlines()[0]})") from error
+    return Classifier(bert)
+
+
+def _dropouts(dropout: float | None) -> dict[str, Any]:
+    return {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}

@@ -1,0 +1,129 @@
+"""The data of the deep experiments: arrays for training and test, from real sets or stand-ins."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from workflow.lib import datasets
+from workflow.lib.datasets import Images, Texts, mnist_5k
+from workflow.lib.errors import UserError
+from workflow.lib.experiments import Experiment
+from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep import standins, texts
+from workflow.lib.papers.ib.deep.settings import ENCODERS, Deep, Language, Scratch, Vision
+from workflow.lib.streams import Seed
+
+
+def generate(experiment: Experiment, seed: Seed) -> Arrays:
+    """The data of one seed.
+
+    Returns:
+        For `part` in train, test: `{part}_labels` (n,) uint8, and for images `{part}_images`
+        (n, channels, height, width) uint8, for texts `{part}_ids`, `{part}_segments`, `{part}_lengths`
+        (see `texts.Tokens`) and `vocabulary`, the number of tokens.
+        Where a whole set is used, all seeds share the arrays.
+    """
+    settings = experiment.settings
+    if isinstance(settings, Vision):
+        return _images(experiment, settings, seed)
+    assert isinstance(settings, Language)
+    return _texts(experiment, settings, seed)
+
+
+def encoder_folder(experiment: Experiment, settings: Language) -> Path:
+    """The folder of the pre-trained encoder."""
+    assert isinstance(settings.encoder, str)
+    if settings.encoder in ENCODERS:
+        return experiment.folder(settings.encoder)
+    folder = Path(settings.encoder).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"encoder: expected {' or '.join(ENCODERS)}, or a folder with an encoder; found {settings.encoder!r}"
+        )
+    return folder
+
+
+def _images(experiment: Experiment, settings: Vision, seed: Seed) -> Arrays:
+    if settings.standin:
+        counts = _counts(settings)
+        made = [standins.images(seed.generator(part), count) for part, count in zip(_PARTS, counts, strict=True)]
+        found = Images(*made[0], *made[1])
+    elif settings.dataset == "mnist_5k":
+        digits, labels = mnist_5k.load()
+        counts = _counts(settings)
+        order = seed.generator("split").permutation(len(labels))[: sum(counts)]
+        first, second = np.split(order, [counts[0]])
+        found = Images(digits[first], labels[first], digits[second], labels[second])
+    else:
+        loaded = _load(settings.dataset, experiment.folder(settings.dataset))
+        assert isinstance(loaded, Images)
+        found = loaded
+    train = _chosen(seed, "train", settings.train_examples, found.train_labels)
+    test = _chosen(seed, "test", settings.test_examples, found.test_labels)
+    if train is None and test is None:
+        return dict(zip(("train_images", "train_labels", "test_images", "test_labels"), found, strict=True))
+    return {
+        "train_images": _take(found.train, train),
+        "train_labels": _take(found.train_labels, train),
+        "test_images": _take(found.test, test),
+        "test_labels": _take(found.test_labels, test),
+    }
+
+
+def _texts(experiment: Experiment, settings: Language, seed: Seed) -> Arrays:
+    arrays: Arrays = {}
+    if isinstance(settings.encoder, Scratch):
+        make = standins.premises if settings.dataset == "multinli_standin" else standins.comments
+        counts = _counts(settings)
+        made = [make(seed.generator(part), count) for part, count in zip(_PARTS, counts, strict=True)]
+        words = texts.vocabulary(*made)
+        tokens = {part: texts.by_words(s, words, settings.max_length) for part, s in zip(_PARTS, made, strict=True)}
+        labels = {part: s.labels for part, s in zip(_PARTS, made, strict=True)}
+        arrays["vocabulary"] = np.array(len(words))
+    else:
+        source, encoder = experiment.folder(settings.dataset), encoder_folder(experiment, settings)
+        found = _load(settings.dataset, source)
+        assert isinstance(found, Texts)
+        labels = {"train": found.train.labels, "test": found.test.labels}
+        tokens = {part: _encoded(settings.dataset, source, part, encoder, settings.max_length) for part in _PARTS}
+    for part, count in zip(_PARTS, (settings.train_examples, settings.test_examples), strict=True):
+        chosen = _chosen(seed, part, count, labels[part])
+        arrays[f"{part}_labels"] = _take(labels[part], chosen)
+        for name, array in tokens[part]._asdict().items():
+            arrays[f"{part}_{name}"] = _take(array, chosen)
+    return arrays
+
+
+_PARTS = ("train", "test")
+
+
+def _counts(settings: Deep) -> tuple[int, int]:
+    """How many examples to generate."""
+    assert settings.train_examples is not None
+    assert settings.test_examples is not None  # the settings check both
+    return settings.train_examples, settings.test_examples
+
+
+def _chosen(seed: Seed, part: str, count: int | None, labels: np.ndarray) -> np.ndarray | None:
+    """Which examples this seed uses; None for all, in their order."""
+    if count is None or count == len(labels):
+        return None
+    if count > len(labels):
+        raise UserError(f"{part}_examples: the set has {len(labels):,}, found {count:,}")
+    return np.sort(seed.generator(f"{part} subset").permutation(len(labels))[:count])
+
+
+def _take(array: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+    return array if chosen is None else array[chosen]
+
+
+# The seeds of a block share one copy of a real set, in memory and on disk.
+_load = cache(datasets.load)
+
+
+@cache
+def _encoded(dataset: str, source: Path, part: str, encoder: Path, max_length: int) -> texts.Tokens:
+    return texts.by_encoder(getattr(_load(dataset, source), part), encoder, max_length)

@@ -1,0 +1,57 @@
+"""What the figures and claims of the deep experiments read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from workflow.lib.experiments import Experiment
+from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep.settings import Deep
+from workflow.lib.papers.ib.deep.training import EPOCH_METRICS, ITERATION_METRICS
+from workflow.lib.runs import DATA, Curve, Run, Trace
+
+POINTS = 300
+
+
+def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+    """Trailing means of what training recorded by iteration, the rest as it is, and facts of the data.
+
+    Per optimizer: `train_loss`, `gradient_norm`, `step_size` by iteration, `test_accuracy`, `test_loss`,
+    `attention` by epoch, and `diverged_at` if any seed diverged. Of the data: the numbers of training and test
+    examples, the share of the test set's largest class, and the batches per epoch.
+    """
+    settings = experiment.settings
+    assert isinstance(settings, Deep)
+    measured = {label: _measure_run(run.trace, settings.smoothing) for label, run in runs.items()}
+    facts = Trace(data)
+    for part in ("train", "test"):
+        facts.record(f"{part}_examples", 0, [len(arrays[f"{part}_labels"]) for arrays in data.values()])
+    counts = [np.bincount(arrays["test_labels"]) for arrays in data.values()]
+    facts.record("largest_class", 0, [count.max() / count.sum() for count in counts])
+    batches = next(iter(runs.values())).trace["batches_per_epoch"]
+    facts.record("batches_per_epoch", 0, batches.values[:, 0])
+    return {**measured, DATA: facts}
+
+
+def _measure_run(trace: Trace, window: int) -> Trace:
+    measured = Trace(trace.seeds)
+    for metric in ITERATION_METRICS:
+        smoothed = trailing_mean(trace[metric], window, POINTS)
+        measured.record(metric, smoothed.steps, smoothed.values)
+    for metric in (*EPOCH_METRICS, *(["diverged_at"] if "diverged_at" in trace else [])):
+        measured.record(metric, trace[metric].steps, trace[metric].values)
+    return measured
+
+
+def trailing_mean(curve: Curve, window: int, points: int) -> Curve:
+    """The mean of the last `window` steps, at no more than `points` steps, the first full window and the last included.
+
+    A window with a missing value gives none. A curve shorter than the window is averaged as a whole.
+    """
+    window = min(window, curve.steps.size)
+    # Sums of slices, not differences of running sums: one missing value must not spoil what comes before it.
+    means = np.lib.stride_tricks.sliding_window_view(curve.values, window, axis=1)
+    chosen = np.unique(np.linspace(0, means.shape[1] - 1, points).round().astype(int))
+    return Curve(curve.seeds, curve.steps[window - 1 :][chosen], means[:, chosen].mean(axis=2))

@@ -1,0 +1,71 @@
+"""From texts to the token arrays that a BERT reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from workflow.lib.datasets import Sentences
+from workflow.lib.errors import UserError
+
+
+class Tokens(NamedTuple):
+    """Token ids (n, T) int32, padded with 0; segments (n, T) uint8; lengths (n,) int32."""
+
+    ids: np.ndarray
+    segments: np.ndarray
+    lengths: np.ndarray
+
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_UNKNOWN, _CLS, _SEP = 1, 2, 3
+
+
+def vocabulary(*sets: Sentences) -> dict[str, int]:
+    """Every word of some texts, in alphabetical order after the special tokens."""
+    words = {word for s in sets for text in [*s.first, *(s.second or [])] for word in text.split()}
+    return {word: number for number, word in enumerate([*SPECIAL, *sorted(words)])}
+
+
+def by_words(texts: Sentences, words: dict[str, int], max_length: int) -> Tokens:
+    """One token a word: [CLS] first [SEP] or [CLS] first [SEP] second [SEP], cut at `max_length`."""
+    rows, starts = [], []
+    for at, first in enumerate(texts.first):
+        row = [_CLS, *(words.get(word, _UNKNOWN) for word in first.split()), _SEP]
+        starts.append(len(row))
+        if texts.second is not None:
+            row += [*(words.get(word, _UNKNOWN) for word in texts.second[at].split()), _SEP]
+        rows.append(row[:max_length])
+    return _padded(rows, starts)
+
+
+def by_encoder(texts: Sentences, folder: Path, max_length: int) -> Tokens:
+    """The tokens of a pre-trained encoder; of a pair the longer text is cut first.
+
+    Raises:
+        UserError: the folder has no tokenizer.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import BertTokenizer
+
+    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise UserError(f"encoder: {folder} has no tokenizer (vocab.txt or tokenizer.json)")
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    found = tokenizer(texts.first, texts.second, truncation=True, max_length=max_length)
+    starts = [len(segment) - sum(segment) for segment in found["token_type_ids"]]
+    return _padded(found["input_ids"], starts)
+
+
+def _padded(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Tokens:
+    """Rows of token ids, with the place where the second text starts."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.zeros((len(rows), lengths.max()), np.int32)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+    place = np.arange(ids.shape[1])
+    second = (place >= np.array(starts)[:, None]) & (place < lengths[:, None])
+    return Tokens(ids, second.astype(np.uint8), lengths)

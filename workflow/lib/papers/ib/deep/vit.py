@@ -1,0 +1,143 @@
+"""The small vision transformer: shifted patch tokenisation and locality self-attention.
+
+Both are from Lee, Lee and Song, "Vision Transformer for Small-Size Datasets" (arXiv 2112.13492).
+Letters in shapes: B images, T tokens (class token first), D embedding dimension, H heads, K dimension per head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
+
+
+class ShiftedPatches(nn.Module):
+    """An image and its four one-pixel shifts, cut into patches, normalised and embedded."""
+
+    def __init__(self, channels: int, patch: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        width = 5 * channels * patch**2
+        self.norm = nn.LayerNorm(width)
+        self.embed = nn.Linear(width, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, height, width) -> (B, patches, D)."""
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (1, 1, 1, 1))
+        corners = ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))  # unshifted, left, right, up, down
+        shifted = [padded[..., y : y + height, x : x + width] for y, x in corners]
+        # (B, width, patches): as fast as a reshape, and shorter.
+        patches = F.unfold(torch.cat(shifted, dim=1), self.patch, stride=self.patch)
+        embedded: Tensor = self.embed(self.norm(patches.transpose(1, 2)))
+        return embedded
+
+
+class LocalAttention(nn.Module):
+    """Multi-head self-attention in which no token attends to itself, with one learned temperature.
+
+    Weights are softmax(exp(tau) q k^T) with the diagonal left out; exp(tau) starts at K^(-1/2).
+    """
+
+    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.log_temperature = nn.Parameter(torch.tensor(-0.5 * math.log(dim_head)))
+        self.out = nn.Sequential(nn.Linear(heads * dim_head, dim), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, queries: int) -> Tensor:
+        """What the first tokens receive: (B, T, D) -> (B, queries, D)."""
+        query, key, value, others = self._heads(x, queries)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=others, dropout_p=dropout, scale=1.0)
+        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+    def class_weights(self, x: Tensor) -> Tensor:
+        """The attention of the class token: (B, T, D) -> (B, H, T)."""
+        query, key, _, others = self._heads(x, 1)
+        return (query @ key.transpose(2, 3) + others)[:, :, 0].softmax(-1)
+
+    def _heads(self, x: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scaled queries (B, H, queries, K), keys and values (B, H, T, K), and -inf where nobody looks (queries, T)."""
+        x = self.norm(x)
+        width = self.query_key_value.out_features // 3
+        to_query, to_rest = torch.split(self.query_key_value.weight, [width, 2 * width])
+        query = F.linear(x[:, :queries], to_query).view(len(x), queries, self.heads, -1).transpose(1, 2)
+        rest = F.linear(x, to_rest).view(*x.shape[:2], 2, self.heads, -1)
+        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
+        others = torch.zeros(queries, x.shape[1], dtype=query.dtype, device=x.device).fill_diagonal_(-math.inf)
+        return query * self.log_temperature.exp(), key, value, others
+
+
+class ViT(nn.Module):
+    """Pre-norm vision transformer with a class token.
+
+    Args:
+        channels: of the images.
+        size: height and width of the images, a multiple of `patch`.
+        classes: number of classes.
+        patch: height and width of a patch.
+        dim: embedding dimension D.
+        depth: number of blocks.
+        heads: number of heads H.
+        dim_head: dimension per head K.
+        mlp: hidden width of the blocks' perceptrons.
+        dropout: inside the blocks.
+        embedding_dropout: after the positional embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        dim_head: int,
+        mlp: int,
+        dropout: float,
+        embedding_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.patches = ShiftedPatches(channels, patch, dim)
+        self.class_token = nn.Parameter(torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, dim))
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.attentions = nn.ModuleList(LocalAttention(dim, heads, dim_head, dropout) for _ in range(depth))
+        self.perceptrons = nn.ModuleList(_perceptron(dim, mlp, dropout) for _ in range(depth))
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
+
+    def forward(self, images: Tensor, with_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(B, channels, size, size) -> logits (B, classes), and the class token's attention (depth, B, H, T)."""
+        tokens = self.patches(images)
+        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.positions
+        x = self.dropout(x)
+        rows = []
+        for attention, perceptron in zip(self.attentions, self.perceptrons, strict=True):
+            if with_attention:
+                rows.append(attention.class_weights(x))  # type: ignore[operator]
+            # Nobody reads the other tokens of the last block, so only its class token is computed.
+            queries = 1 if attention is self.attentions[-1] else x.shape[1]
+            x = x[:, :queries] + attention(x, queries)
+            x = x + perceptron(x)
+        return self.head(x[:, 0]), torch.stack(rows) if rows else None
+
+
+def _perceptron(dim: int, width: int, dropout: float) -> nn.Module:
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, width),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, dim),
+        nn.Dropout(dropout),
+    )

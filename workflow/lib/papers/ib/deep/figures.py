@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -148,7 +149,7 @@ def _bands(
         curve = metrics.curve(experiment.name, metric, label)
         if np.isfinite(curve.values).any():
             # Dashed on top, because SGD and SPS may lie on one another.
-            look = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
+            look: dict[str, Any] = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
             sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label), **look)
 
 

@@ -105,9 +105,10 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
         curve = metrics.curve(experiment.name, "train_loss", label)
         for row, at in zip(curve.values, diverged_at(metrics, experiment.name, label), strict=True):
             finite = row[np.isfinite(row)]
-            if np.isfinite(at) and finite.size:
-                ax.plot([at], finite[-1:], marker="x", markersize=8, color=_colour(label))
-                sheet.record("train loss", f"{label} diverged", [at], finite[-1:])
+            if np.isfinite(at):
+                height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
+                ax.plot([at], [height], marker="x", markersize=8, color=_colour(label))
+                sheet.record("train loss", f"{label} diverged", [at], [height])
     ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
     low, high = ax.get_ylim()
     if high < 1.5 * low:

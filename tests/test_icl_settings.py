@@ -20,7 +20,7 @@ PROMPTS = {
     "no numbers": ({"probabilities": "even"}, r"probabilities: expected balanced, or .*found 'even'"),
     "empty prompts": ({"context_length": 0}, r"context_length: .*greater than 0; found 0"),
     "no prompts": ({"prompts": 0}, r"prompts: .*greater than 0; found 0"),
-    "part of a token": ({"context_length": 2.5}, r"context_length: .*integer; found 2.5"),
+    "part of a token": ({"context_length": 2.5}, r"context_length: expected a whole number, found 2.5"),
     "not orthonormal": ({"features": SKEWED}, r"features: expected orthonormal vectors, found <v_1, v_1> = 1.25"),
     "not orthogonal": ({"features": [EYE[0], EYE[0]]}, r"features: .*found <v_1, v_2> = 1 instead of 0"),
     "too few features": ({"features": EYE[:4]}, r"features: found 4 vectors of 50 numbers, expected feature_count = 5"),

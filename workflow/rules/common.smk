@@ -1,5 +1,6 @@
 """What the rules share: wildcards, and the functions that look things up in the plan."""
 
+import functools
 import os
 
 from workflow.lib import optim
@@ -108,8 +109,9 @@ def paper_code(module):
     return code
 
 
+@functools.cache
 def code_files(*roots):
-    """The files of some modules and their imports."""
+    """The files of some modules and their imports; looked up once, not once for every job."""
     return [project_file(path) for path in modules(*roots)]
 
 
@@ -153,9 +155,23 @@ def training_device(wildcards):
 
 
 def needs(what):
-    """A resource function: what a training job of this experiment asks of the machine."""
+    """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory and time."""
 
-    def needed(wildcards):
-        return getattr(experiment_of(wildcards).checked.settings.needs(), what)
+    def needed(wildcards, attempt):
+        asked = getattr(experiment_of(wildcards).checked.settings.needs(), what)
+        return asked * attempt if what in ("mem_mb", "runtime") else asked
 
     return needed
+
+
+def gpu_runs():
+    """A pattern that the paths of runs match, from the paper's name on, when their experiment asks for a GPU."""
+    return (
+        "|".join(
+            f"{paper.name}/runs/{name}/"
+            for paper in plan.papers.values()
+            for name, experiment in paper.experiments.items()
+            if experiment.checked.settings.needs().gpu
+        )
+        or "(?!)"
+    )

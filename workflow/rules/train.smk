@@ -1,4 +1,4 @@
-"""Training: one job per paper, experiment, optimizer and block of seeds."""
+"""Training: one job per paper, experiment, optimizer and block of seeds; what asks for a GPU has a rule of its own."""
 
 
 rule train:
@@ -13,13 +13,14 @@ rule train:
         "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.log",
     benchmark:
         "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.benchmark.tsv"
+    wildcard_constraints:
+        paper=f"(?!{gpu_runs()})[a-z0-9]+",
     conda:
-        "../../envs/gpu.yaml"
+        "../../envs/cpu.yaml"
     threads: needs("threads")
     resources:
         mem_mb=needs("mem_mb"),
         runtime=needs("runtime"),
-        gpu=needs("gpu"),
     params:
         settings=run_settings,
         device=training_device,
@@ -36,3 +37,14 @@ rule train:
         " --trace {output.trace:q}"
         " --parameters {output.parameters:q}"
         " 2>&1 | tee {log:q}"
+
+
+use rule train as train_on_gpu with:
+    wildcard_constraints:
+        paper=f"(?={gpu_runs()})[a-z0-9]+",
+    conda:
+        "../../envs/gpu.yaml"
+    resources:
+        mem_mb=needs("mem_mb"),
+        runtime=needs("runtime"),
+        gpu=needs("gpu"),

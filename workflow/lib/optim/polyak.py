@@ -20,11 +20,11 @@ class Polyak(torch.optim.Optimizer):
 
     Args:
         params: tensors or parameter groups; shape (runs, ...) when stacked.
-        factor: divides the step.
+        factor: divides the step; 1 is Polyak's own.
         stacked: the leading dimension counts independent runs, each with a step size of its own.
     """
 
-    def __init__(self, params: Iterable[torch.Tensor], *, factor: Positive, stacked: bool = False) -> None:
+    def __init__(self, params: Iterable[torch.Tensor], *, factor: Positive = 1.0, stacked: bool = False) -> None:
         if not factor > 0:
             raise ValueError(f"factor: expected a positive number, found {factor}")
         super().__init__(params, {"factor": factor, "stacked": stacked})

@@ -154,13 +154,10 @@ def preconditioned_prox(
     weights = descent.problem.stationary
 
     def update() -> None:
-        descent.free[:] = proximal_step(
-            descent.free,
-            descent.free_gradient,
-            step_size=step_size * attention_factor,
-            penalty=penalty,
-            weights=weights,
-        )
+        # Run by run, because the arrays of a single one stay in the cache.
+        for free, gradient, mu in zip(descent.free, descent.free_gradient, weights, strict=True):
+            size = step_size * attention_factor
+            free[:] = proximal_step(free, gradient, step_size=size, penalty=penalty, weights=mu)
         descent.value[:] = proximal_step(
             descent.value, descent.value_gradient, step_size=step_size, penalty=0.0, weights=weights, keep_mean=True
         )

@@ -189,7 +189,7 @@ def _distances(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) 
     one = sheet.panels[0, 0]
     one.set_xlim(0, _settings(experiment).iterations)
     letter(sheet.panels)
-    _legend(sheet, one, 2)
+    _legend(sheet, one, 3 if len(labels) == 3 else 2)
     facts = _facts(metrics, experiment)
     return Drawing(sheet.figure, sheet.table, facts | {"single": metrics.curve(experiment.name, "k_p").seeds[single]})
 

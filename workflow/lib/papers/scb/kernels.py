@@ -49,7 +49,8 @@ def _without_scipy() -> None:
     blas = "scipy.linalg.cython_blas"
     if "scipy.linalg" in sys.modules:
         return
-    sys.modules[blas] = None  # type: ignore[assignment]  (so that its import fails)
+    # With None in its place, its import fails.
+    sys.modules[blas] = None  # type: ignore[assignment]
     try:
         importlib.import_module("numba.np.arraymath")
     finally:

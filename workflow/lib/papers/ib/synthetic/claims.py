@@ -113,8 +113,8 @@ def _late_law(experiment: str, metrics: Metrics, experiments: Experiments) -> np
     margin_norm = metrics.value(experiment, "margin_norm")[:, None]
     factors = []
     for optimizer, window in rates.LAW.items():
-        norm = rates.inside(metrics.curve(experiment, "norm_w", optimizer), window).values
-        distraction = rates.inside(metrics.curve(experiment, "distraction", optimizer), window).values
+        norm = metrics.curve(experiment, "norm_w", optimizer).window(*window).values
+        distraction = metrics.curve(experiment, "distraction", optimizer).window(*window).values
         factors.append(np.exp(np.abs(np.log(distraction / (settings.tokens - 1)) + norm / margin_norm).max(axis=1)))
     return np.max(factors, axis=0)  # type: ignore[no-any-return]
 

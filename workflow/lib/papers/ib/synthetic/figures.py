@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -113,12 +113,21 @@ class _Panels:
             ax.text(0.03, 0.05, text, transform=ax.transAxes, color="crimson", fontsize=7)
 
 
-def _fit(curve: Curve, window: rates.Window) -> float:
-    """The fitted power of t, mean over seeds; NaN for runs that a user made too short for the window."""
+def _late(curve: Curve, first: float) -> Curve:
+    """The part from a step on, or the later half of runs that a user made too short for it."""
+    return curve.window(min(first, curve.steps[-1] / 2), np.inf)
+
+
+def _slope(fit: Callable[[Curve, rates.Window], np.ndarray], curve: Curve, window: rates.Window) -> float:
+    """A fit of `rates`, mean over seeds; NaN for runs that a user made too short for the window."""
     try:
-        return float(rates.power(curve, window).mean())
+        return float(fit(curve, window).mean())
     except NotRecordedError:
         return float("nan")
+
+
+def _fit(curve: Curve, window: rates.Window) -> float:
+    return _slope(rates.power, curve, window)
 
 
 def _middle(values: np.ndarray) -> np.ndarray:
@@ -165,11 +174,13 @@ def _fixed_decoder(experiment: str, metrics: Metrics, experiments: Experiments) 
 
     panels.draw(distraction, "distraction", "distraction")
     for optimizer in panels.optimizers:
-        first = rates.LAW.get(optimizer, (100, np.inf))[0]
-        part = metrics.curve(experiment, "norm_w", optimizer).window(first / 10, np.inf)
+        part = _late(metrics.curve(experiment, "norm_w", optimizer), rates.LAW.get(optimizer, (100, np.inf))[0] / 10)
         law = _middle((settings.tokens - 1) * np.exp(-part.values / margin_norm[:, None]))
+        shown = law < 1  # the law is of late times; at early ones it is no probability
         label = None if optimizer != panels.optimizers[0] else "$(T-1)\\,e^{-\\|W\\|/\\|W_{\\mathrm{mm}}\\|}$"
-        sheet.line(distraction, "distraction", f"law for {optimizer}", part.steps, law, **_LAW, label=label)
+        sheet.line(
+            distraction, "distraction", f"law for {optimizer}", part.steps[shown], law[shown], **_LAW, label=label
+        )
     decades(distraction)
     distraction.set(title="attention elsewhere, $1 - p_{\\mathrm{opt}}$", ylabel="$1 - p_{\\mathrm{opt}}$")
     distraction.legend(*[part[-1:] for part in _with_label(distraction, "(T-1)")], loc="lower left")
@@ -373,11 +384,11 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
             curve = metrics.curve(experiment, "distraction", optimizer)
             look = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
             sheet.band(exponential, f"{experiment}: exponential", optimizer, curve, geometric=True, **look)
-            late = curve.window(min(rates.ATTENTION[optimizer][0], curve.steps[-1] / 2), np.inf)
+            late = _late(curve, rates.ATTENTION[optimizer][0])
             law = _middle(late.values)[0] * np.exp(-rate * (late.steps - late.steps[0]))
             sheet.line(exponential, f"{experiment}: exponential", f"law for {optimizer}", late.steps, law, **_LAW)
-            slope = late.slope(late.steps[0], rates.ATTENTION[optimizer][1], log_values=True).mean()
-            measured.setdefault(experiment, {})[optimizer] = float(-slope / rate)
+            slope = _slope(rates.exponential, late, (late.steps[0], rates.ATTENTION[optimizer][1]))
+            measured.setdefault(experiment, {})[optimizer] = -slope / rate
         exponential.set(title=f"{title}: $e^{{-ct}}$", yscale="log", xlabel="iteration $t$")
         exponential.set(ylabel="$1 - p_{\\mathrm{opt}}$", ylim=(None, 1e10))
         exponential.yaxis.set_major_locator(FixedLocator([10.0**-e for e in range(0, 301, 50)]))
@@ -385,7 +396,7 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
 
         gd = _started(metrics.curve(experiment, "distraction", "gd"))
         sheet.band(power, f"{experiment}: power", "gd", gd, geometric=True, color=COLOURS["gd"], label=NAMES["gd"])
-        late = gd.window(min(300, gd.steps[-1] / 2), np.inf)
+        late = _late(gd, 300)
         law = _middle(late.values)[-1] * late.steps[-1] / late.steps
         sheet.line(power, f"{experiment}: power", "law for gd", late.steps, law, **_LAW)
         power.set(
@@ -398,8 +409,7 @@ def measured_rates(metrics: Metrics, experiments: Experiments) -> Drawing:
         power.annotate("$1/t$", (late.steps[0], law[0]), (-12, -12), textcoords="offset points", fontsize=9)
 
         panels.draw(angle, f"{experiment}: misalignment", "misalignment_w")
-        ngd = metrics.curve(experiment, "misalignment_w", "ngd")
-        ngd = ngd.window(min(rates.ALIGNMENT["ngd"][0], ngd.steps[-1] / 2), rates.ALIGNMENT["ngd"][1])
+        ngd = _late(metrics.curve(experiment, "misalignment_w", "ngd"), rates.ALIGNMENT["ngd"][0])
         bound = _middle(ngd.values)[0] * (ngd.steps / ngd.steps[0]) ** -0.75
         sheet.line(angle, f"{experiment}: misalignment", "bound", ngd.steps, bound, **_LAW)
         angle.annotate("$t^{-3/4}$", (ngd.steps[-1], bound[-1]), (4, 4), textcoords="offset points", fontsize=9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.runs import Curve, NotRecordedError
+from workflow.lib.runs import Curve
 
 Window = tuple[float, float]
 
@@ -28,19 +28,7 @@ def exponential(curve: Curve, window: Window) -> np.ndarray:
 
 def straightness(curve: Curve, window: Window) -> np.ndarray:
     """R^2 of the fit of `exponential`, shape (seeds,)."""
-    part = inside(curve, window)
+    part = curve.window(*window)
     steps, logs = part.steps - part.steps.mean(), np.log(part.values)
     logs = logs - logs.mean(axis=1, keepdims=True)
     return np.asarray((logs @ steps) ** 2 / (steps @ steps) / (logs**2).sum(axis=1))
-
-
-def inside(curve: Curve, window: Window) -> Curve:
-    """The part of a curve inside a window.
-
-    Raises:
-        NotRecordedError: the runs are too short to reach it.
-    """
-    part = curve.window(*window)
-    if not part.steps.size:
-        raise NotRecordedError(f"no step was recorded from {window[0]:g} to {window[1]:g}")
-    return part

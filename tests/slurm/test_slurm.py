@@ -1,0 +1,264 @@
+"""The workflow on a real Slurm: routing, equal results, kills, cancelled runs, set-ups that cannot work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, copy_project, environment, snakemake
+from tests.slurm.cluster import ACCOUNT, TrialCluster, Unavailable, install, parse_fields
+
+pytestmark = pytest.mark.slurm
+
+QUICK = ("--configfile", str(ROOT / "tests" / "quick.yaml"))
+PROFILE = Path("workflow") / "profiles" / "slurm"
+POLL_OFTEN = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "3")
+
+# One experiment of the project under test asks for a GPU, whatever the papers' own experiments ask for.
+WANTS_GPU = """
+
+class _OnGpu(KINDS["strings"]):
+    def needs(self):
+        return super().needs()._replace(gpu=1)
+
+
+KINDS["strings"] = _OnGpu
+"""
+LONG = "ntp={experiments: {long_run: {settings: {steps_kq: 30000}}}}"
+
+
+@dataclass
+class Submitter:
+    """Runs snakemake with the profile of a copied project on a trial cluster."""
+
+    cluster: TrialCluster
+    project: Path
+
+    def command(self, directory: Path, *arguments: str, profile: Path | None = None) -> list[str]:
+        directory.mkdir(exist_ok=True)
+        chosen = profile or self.project / PROFILE
+        fixed = ["--workflow-profile", str(chosen), "--snakefile", str(self.project / "Snakefile")]
+        return [sys.executable, "-m", "snakemake", *fixed, "--directory", str(directory), *POLL_OFTEN, *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = environment(self.project)
+        slurm = self.cluster.environment
+        return {**own, **slurm, "PATH": f"{self.cluster.folder}/bin{os.pathsep}{own['PATH']}", "PYTHONPATH": str(self.project)}
+
+    def start(self, directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        command = self.command(directory, *arguments)
+        with (directory / "out.txt").open("wb") as out:
+            return subprocess.Popen(
+                command, env=self.environment, cwd=directory, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def run(self, directory: Path, *arguments: str, ok: bool = True, profile: Path | None = None) -> str:
+        """Everything that snakemake printed; `ok` says whether it must succeed."""
+        command = self.command(directory, *arguments, profile=profile)
+        done = subprocess.run(command, env=self.environment, cwd=directory, capture_output=True, text=True, timeout=900)
+        output = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, output[-6000:]
+        return output
+
+    def jobs(self) -> list[dict[str, str]]:
+        """All jobs that sacct knows, with the rule that Snakemake writes into the comment."""
+        fields = "JobID,Partition,State,ReqMem,AllocTRES,Comment,Account"
+        rows = self.cluster.run("sacct", "-X", "-P", "-n", f"--format={fields}").splitlines()
+        return [dict(zip(fields.split(","), row.split("|"), strict=True)) for row in rows]
+
+
+def trial_cluster(folder: Path, accounting: bool) -> Iterator[TrialCluster]:
+    cluster = TrialCluster(folder, accounting)
+    try:
+        if os.environ.get("TRIAL_SLURM") == "install":
+            install()
+        cluster.start()
+    except Unavailable as reason:
+        pytest.skip(f"no trial cluster: {reason}")
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def gpu_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = copy_project(tmp_path_factory.mktemp("slurm") / "project")
+    with (project / "workflow/lib/papers/ntp/settings.py").open("a") as settings:
+        settings.write(WANTS_GPU)
+    return project
+
+
+@pytest.fixture(scope="module")
+def with_sacct(tmp_path_factory: pytest.TempPathFactory, gpu_project: Path) -> Iterator[Submitter]:
+    for cluster in trial_cluster(tmp_path_factory.mktemp("sacct"), accounting=True):
+        yield Submitter(cluster, gpu_project)
+
+
+@pytest.fixture
+def with_squeue(tmp_path: Path, gpu_project: Path) -> Iterator[Submitter]:
+    for cluster in trial_cluster(tmp_path / "squeue", accounting=False):
+        yield Submitter(cluster, gpu_project)
+
+
+@pytest.fixture(scope="module")
+def whole(with_sacct: Submitter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run on the cluster."""
+    directory = tmp_path_factory.mktemp("whole")
+    with_sacct.run(directory, *QUICK, "--default-resources", "mem_mb=2000", "runtime=30", f"slurm_account={ACCOUNT}")
+    return directory
+
+
+def test_gpu_jobs_go_to_v100_nodes_and_no_other_job_does(with_sacct: Submitter, whole: Path) -> None:
+    planned = [path.relative_to(whole / "results") for path in whole.glob("results/*/runs/*/*/*.parquet")]
+    jobs = with_sacct.jobs()
+    assert len(jobs) == len(planned)
+    rules = [job["Comment"].split("_wildcards_")[0] for job in jobs]
+    assert set(rules) == {"rule_train", "rule_train_on_gpu"}
+    for rule, job in zip(rules, jobs, strict=True):
+        assert job["State"] == "COMPLETED"
+        assert job["Account"] == ACCOUNT
+        on_gpu = rule == "rule_train_on_gpu"
+        assert job["Partition"] == ("gpu" if on_gpu else "cpu"), job
+        assert ("gres/gpu:v100=1" in job["AllocTRES"]) == on_gpu, job
+        assert ("gres/gpu" in job["AllocTRES"]) == on_gpu, job
+
+
+def test_results_are_those_of_a_local_run(gpu_project: Path, whole: Path, tmp_path: Path) -> None:
+    snakemake(tmp_path, "--cores", "2", *QUICK, project=gpu_project)
+    figures = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("results/*/figures/*.csv"))
+    assert figures
+    for path in [*figures, Path("results/claims.csv")]:
+        assert (whole / path).read_bytes() == (tmp_path / path).read_bytes(), path
+
+
+def test_nothing_to_do_the_second_time(with_sacct: Submitter, whole: Path) -> None:
+    before = len(with_sacct.jobs())
+    assert "Nothing to be done" in with_sacct.run(whole, *QUICK)
+    assert len(with_sacct.jobs()) == before
+
+
+def test_a_job_killed_on_its_node_is_retried_with_more_memory(with_sacct: Submitter, tmp_path: Path) -> None:
+    before = len(with_sacct.jobs())
+    running = with_sacct.start(tmp_path, "results/ntp/metrics/long_run.parquet", "--config", LONG, "seeds=2")
+    try:
+        os.kill(training_process(tmp_path), signal.SIGKILL)
+        assert running.wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()[-3000:]
+    finally:
+        end(running)
+    killed, again = with_sacct.jobs()[before:]
+    assert (killed["State"], again["State"]) == ("FAILED", "COMPLETED")
+    assert int(again["ReqMem"].removesuffix("M")) == 2 * int(killed["ReqMem"].removesuffix("M"))
+
+
+def test_a_cancelled_workflow_resumes(with_sacct: Submitter, tmp_path: Path) -> None:
+    before = len(with_sacct.jobs())
+    arguments = ("results/ntp/metrics/long_run.parquet", "--config", LONG, "seeds=2")
+    running = with_sacct.start(tmp_path, *arguments)
+    try:
+        training_process(tmp_path)
+        os.kill(running.pid, signal.SIGINT)
+        assert running.wait(timeout=60) != 0
+    finally:
+        end(running)
+    wait(lambda: not with_sacct.cluster.run("squeue", "-h").strip(), 30, "the jobs to be cancelled")
+    assert not list(tmp_path.glob("results/ntp/runs/*/*/*.parquet"))
+    with_sacct.run(tmp_path, *arguments)
+    cancelled, again = with_sacct.jobs()[before:]
+    assert cancelled["State"].startswith("CANCELLED")
+    assert again["State"] == "COMPLETED"
+    assert list(tmp_path.glob("results/ntp/metrics/long_run.parquet"))
+
+
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("partitions.yaml", "  cpu:", "  cppu:", "partitions.yaml: unknown partition 'cppu'; there are: cpu, gpu"),
+        ("partitions.yaml", "max_gpu: 2", "max_gpu: 0", "no partition of the table has max_gpu: 1"),
+        ("partitions.yaml", "[v100]", "[a100]", "available_gpu_models: [v100]"),
+        ("profile.yaml", "gpu_model: v100", "gpu_model: v100\n    slurm_partition: cpu", "gpu_model: v100"),
+        ("profile.yaml", "device: auto", "device: cpu", "--config device=auto"),
+    ],
+)
+def test_bad_set_ups_end_before_any_job(
+    with_sacct: Submitter, tmp_path: Path, file: str, old: str, new: str, message: str
+) -> None:
+    profile = changed_profile(tmp_path, {file: (old, new)})
+    before = len(with_sacct.jobs())
+    output = with_sacct.run(tmp_path / "run", *QUICK, ok=False, profile=profile)
+    assert message.replace("gpu_model: v100", "which Slurm does not offer: cpu has none") in output or message in output
+    assert "Traceback" not in output
+    assert len(with_sacct.jobs()) == before
+
+
+def test_without_accounting(with_squeue: Submitter, tmp_path: Path) -> None:
+    """A cluster with neither sacct nor --gpus: refused with a message as shipped, then by the profile's other blocks."""
+    figure = "results/ntp/figures/fig1.csv"
+    output = with_squeue.run(tmp_path / "refused", figure, *QUICK, ok=False)
+    assert "set `slurm-status-command: squeue`" in output
+
+    gres = "    gpu: 0\n    gres: gpu:v100:1"
+    changes = {"profile.yaml": ("    gpu_model: v100", gres)}
+    profile = changed_profile(tmp_path, changes, "slurm-status-command: squeue\n")
+    with_squeue.run(tmp_path / "run", figure, *QUICK, profile=profile)
+    assert (tmp_path / "run" / figure).exists()
+    (job,) = with_squeue.cluster.run("scontrol", "-o", "show", "jobs").splitlines()
+    fields = parse_fields(job)
+    assert fields["Partition"] == "gpu"
+    assert "gpu:v100:1" in fields["TresPerNode"]
+    assert fields["JobState"] == "COMPLETED"
+
+
+def changed_profile(folder: Path, changes: dict[str, tuple[str, str]], more: str = "") -> Path:
+    """A copy of the profile with some text replaced."""
+    profile = folder / "profile"
+    shutil.copytree(ROOT / PROFILE, profile)
+    for name, (old, new) in changes.items():
+        text = (profile / name).read_text()
+        assert old in text
+        (profile / name).write_text(text.replace(old, new, 1))
+    with (profile / "profile.yaml").open("a") as settings:
+        settings.write(more)
+    return profile
+
+
+def training_process(directory: Path) -> int:
+    """The process id of the training that works in a directory, as soon as there is one."""
+    found: list[int] = []
+
+    def look() -> bool:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (process / "cmdline").read_text().split("\0")
+                here = Path(os.readlink(process / "cwd")) == directory.resolve()
+            except OSError:
+                continue
+            if here and arguments[1:4] == ["-m", "workflow.lib", "train"]:
+                found.append(int(process.name))
+        return bool(found)
+
+    wait(look, 120, "a training job to run")
+    return found[0]
+
+
+def wait(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

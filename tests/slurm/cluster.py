@@ -221,7 +221,9 @@ class TrialCluster:
         (self.folder / "state").mkdir()
         (self.folder / "bin").mkdir()
         # Snakemake drops SLURM_CONF from the environment of the srun inside a job
-        self._write("bin/srun", ["#!/bin/sh", f"SLURM_CONF={self.folder}/slurm.conf exec {_program('srun')} \"$@\""], 0o755)
+        self._write(
+            "bin/srun", ["#!/bin/sh", f'SLURM_CONF={self.folder}/slurm.conf exec {_program("srun")} "$@"'], 0o755
+        )
         self.folder.chmod(0o755)
 
     def _start_daemons(self) -> None:

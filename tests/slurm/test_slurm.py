@@ -53,7 +53,12 @@ class Submitter:
     def environment(self) -> dict[str, str]:
         own = environment(self.project)
         slurm = self.cluster.environment
-        return {**own, **slurm, "PATH": f"{self.cluster.folder}/bin{os.pathsep}{own['PATH']}", "PYTHONPATH": str(self.project)}
+        return {
+            **own,
+            **slurm,
+            "PATH": f"{self.cluster.folder}/bin{os.pathsep}{own['PATH']}",
+            "PYTHONPATH": str(self.project),
+        }
 
     def start(self, directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
         command = self.command(directory, *arguments)

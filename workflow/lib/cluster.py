@@ -40,9 +40,7 @@ class Request:
         return 0, None
 
 
-def check(
-    requests: Collection[Request], partition_table: Path | None, status_command: str | None, device: str
-) -> None:
+def check(requests: Collection[Request], partition_table: Path | None, status_command: str | None, device: str) -> None:
     """Hold what the jobs ask for, and the profile, against the cluster.
 
     Args:
@@ -65,7 +63,11 @@ def check(
     cluster = _partitions()
     _check_status_command(status_command)
     table = _table(partition_table)
-    named = {str(r.resources["slurm_partition"]): f"slurm_partition of rule {r.rule}" for r in requests if r.resources.get("slurm_partition")}
+    named = {
+        str(r.resources["slurm_partition"]): f"slurm_partition of rule {r.rule}"
+        for r in requests
+        if r.resources.get("slurm_partition")
+    }
     named |= {name: str(partition_table) for name in table}
     for name, where in named.items():
         if name not in cluster:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numba
 import numpy as np
 import pytest
@@ -21,13 +22,13 @@ from workflow.lib.errors import UserError
 from workflow.lib.experiments import Experiment, parse
 from workflow.lib.optim._rows import proximal_step
 from workflow.lib.papers import Job
-from workflow.lib.papers.scb import checks, kernels, problem
+from workflow.lib.papers.scb import checks, claims, figures, kernels, problem
 from workflow.lib.papers.scb.data import draw_problem, generate
 from workflow.lib.papers.scb.descent import Batches
 from workflow.lib.papers.scb.metrics import measure
 from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.papers.scb.training import train
-from workflow.lib.runs import DATA
+from workflow.lib.runs import DATA, Metrics, NotRecordedError
 
 SMALL = {"positions": 60, "iterations": 30, "boosting_steps": 10, "boosting_step_size": 0.1, "record_every": 1}
 
@@ -438,6 +439,26 @@ def test_a_diverging_run_is_recorded_at_its_step() -> None:
         assert np.isnan(values[step:]).all()
     assert "diverged_at" not in train(e, e.optimizers["prox"], data, Job()).trace
     measure(e, data, {"raw_large": run, "prox": train(e, e.optimizers["prox"], data, Job())})
+
+
+def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
+    experiments, tables = {}, {}
+    for name in load_paper("scb").experiments:
+        few = {**SMALL, "rounding_steps": 5, "batch_size": 2, "iterations": 20}
+        few |= {"boosting_steps": 0} if name == "transfer" else {}
+        experiments[name] = e = experiment(name, **few, **({"samples": 1000} if name == "checks" else {}))
+        data = {number: generate(e, e.seed(number)) for number in (0, 1)}
+        tables[name] = measure(e, data, {label: train(e, o, data, Job()) for label, o in e.optimizers.items()})
+    metrics = Metrics(tables)
+    assert metrics.value("main", "support_exact", "prox").sum() == 0
+    for name, draw in figures.FIGURES.items():
+        assert len(draw(metrics, experiments).table) > 0, name
+        plt.close("all")
+    for name, measured in claims.CLAIMS.items():
+        if name != "scb.fig1.kink":
+            assert np.size(measured(metrics, experiments)) > 0, name
+    with pytest.raises(NotRecordedError, match="step 30 was not recorded"):
+        claims.CLAIMS["scb.fig1.kink"](metrics, experiments)
 
 
 @pytest.mark.parametrize("label", ["prox", "raw_small"])

@@ -434,13 +434,14 @@ def extra_alignment(metrics: Metrics, experiments: Experiments) -> Drawing:
         {"main": ["prox", "sgd_large", "sgd_small"], "long_run": ["no_switch"]}.items()
     ):
         right = _right(metrics, experiment)
+        shown = right if right.any() else ~right
         for ax, (metric, symbol) in zip(sheet.panels[row], names.items(), strict=True):
             for index, label in enumerate(labels):
                 curve, colour = metrics.curve(experiment, metric, label), _colour(label, index)
                 name = _name(experiments[experiment], label)
                 if experiment == "main":
-                    sheet.band(ax, f"{experiment}, {metric}", name, _part(curve, right), color=colour, label=name)
-                    path = _part(metrics.curve(experiment, f"{metric}_population", label), right)
+                    sheet.band(ax, f"{experiment}, {metric}", name, _part(curve, shown), color=colour, label=name)
+                    path = _part(metrics.curve(experiment, f"{metric}_population", label), shown)
                     sheet.line(
                         ax, f"{experiment}, {metric}", f"{name}, population", path.steps, path.values.mean(axis=0),
                         color="black", linestyle="--", linewidth=1, label="population" if not index else None,
@@ -463,7 +464,11 @@ def extra_alignment(metrics: Metrics, experiments: Experiments) -> Drawing:
                         color=shade, linestyle="--", linewidth=1, label="population" if not i else None,
                     )  # fmt: skip
             ax.set(xlabel="iteration", ylabel=symbol, xlim=(0, curve.steps[-1]))
-            ax.set_title("with the switch at 400" if experiment == "main" else f"{name}: every seed")
+            ax.set_title(
+                f"with the switch at {_settings(experiments[experiment]).boosting_steps}"
+                if experiment == "main"
+                else f"{name}: every seed"
+            )
             ax.axhline(0, color="#444444", linewidth=0.6)
         sheet.panels[row, 0].legend(loc="upper left")
     letter(sheet.panels)

@@ -36,8 +36,10 @@ def proximal_step(
     threshold = step_size * penalty
     moved -= moved.clip(-threshold, threshold)
     kept = moved != 0
-    # Where nothing is left, every entry counts, and the row is spread evenly.
-    kept |= ~kept.any(axis=-1)[..., None]
+    count = kept.sum(axis=-1)
+    if (count == 0).any():  # where nothing is left, every entry counts, and the row is spread evenly
+        kept |= (count == 0)[..., None]
+        count = kept.sum(axis=-1)
     lost = rows.sum(axis=-1) - moved.sum(axis=-1)
-    moved += kept * (lost / kept.sum(axis=-1))[..., None]
+    moved += kept * (lost / count)[..., None]
     return moved

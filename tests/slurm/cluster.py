@@ -15,7 +15,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ ACCOUNT = "lab"
 FOLDER = "trial-slurm"  # tells this module's daemons from those of another Slurm
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818  (a state of the machine, no error)
     """This machine cannot hold the trial cluster, or must not."""
 
 
@@ -334,7 +334,7 @@ def _free_ports(count: int) -> Iterator[int]:
         return iter([one.getsockname()[1] for one in sockets])
 
 
-def _wait(ready, seconds: float, what: str, explain) -> None:
+def _wait(ready: Callable[[], bool], seconds: float, what: str, explain: Callable[[], str]) -> None:
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Is this Slurm cluster set up as the profile says? Asked once, before the first job is submitted.
+"""Whether a Slurm cluster is set up as the profile says, asked once, before the first job is submitted.
 
 Slurm's own answers to these mistakes come late or never: a job without a fitting partition goes to the default one,
 and without accounting `sacct` reports no job as finished, so that the workflow waits for ever.
@@ -57,8 +57,8 @@ def check(requests: Collection[Request], partition_table: Path | None, status_co
     for program in ("sbatch", "sinfo", "squeue"):
         if shutil.which(program) is None:
             raise UserError(
-                f"{program} is not on PATH: this machine cannot submit to Slurm. Run the workflow on the cluster's login"
-                " node (where `module load slurm` may be needed), or here without the profile: snakemake --cores 4"
+                f"{program} is not on PATH: this machine cannot submit to Slurm. Run the workflow on the cluster's"
+                " login node (`module load slurm` may be needed), or here without the profile: snakemake --cores 4"
             )
     cluster = _partitions()
     _check_status_command(status_command)
@@ -97,7 +97,7 @@ def _check_status_command(command: str | None) -> None:
     mend = f"set `slurm-status-command: squeue` in {PROFILE}/profile.yaml"
     if shutil.which("sacct") is None:
         raise UserError(f"slurm-status-command: sacct is not on PATH; {mend}")
-    done = subprocess.run(["sacct", "-X", "-n", "--starttime=now"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    done = subprocess.run(["sacct", "-X", "-n", "--starttime=now"], capture_output=True, text=True, check=False)  # noqa: S607
     if done.returncode != 0:
         raise UserError(f"slurm-status-command: sacct cannot tell when a job ends ({_line(done.stderr)}); {mend}")
 
@@ -142,7 +142,7 @@ def _check_gpus(
 
 
 def _offered(gres: str, model: str | None) -> bool:
-    """Is this the GPU entry of a node that has the model?
+    """Whether this is the GPU entry of a node that has the model.
 
     >>> _offered("gpu:v100:2(S:0-1)", "v100"), _offered("gpu:a100:4", "v100"), _offered("gpu:4", None)
     (True, False, True)

@@ -8,6 +8,7 @@ localrules:
     all,
     claims,
     draw,
+    fetch,
     generate,
     judge,
     measure,

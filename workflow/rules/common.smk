@@ -1,6 +1,7 @@
 """What the rules share: wildcards, and the functions that look things up in the plan."""
 
 import functools
+import hashlib
 import os
 
 from workflow.lib import optim
@@ -80,39 +81,47 @@ def claims_section(wildcards):
     return to_json(paper.part(claims=paper.claims))
 
 
-def stage_code(stage):
-    """An input function: the library files behind one stage of an experiment's room."""
-
-    def code(wildcards):
-        checked = experiment_of(wildcards).checked
-        # Data sets are imported by name, which import statements do not show.
-        read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
-        return code_files(f"{checked.room}.{stage}", *(read if stage == "data" else []))
-
-    return code
+def data_code(wildcards):
+    """A digest of the library files behind the data of an experiment."""
+    checked = experiment_of(wildcards).checked
+    # Data sets are imported by name, which import statements do not show.
+    read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
+    return code_digest(f"{checked.room}.data", *read)
 
 
 def train_code(wildcards):
-    """The library files behind one optimizer's runs."""
+    """A digest of the library files behind one optimizer's runs."""
     checked = experiment_of(wildcards).checked
     with told():
         optimizer_rule = experiment_of(wildcards).rule(wildcards.optimizer)
-    return code_files(f"{checked.room}.training", f"{optim.__name__}.{optimizer_rule}")
+    return code_digest(f"{checked.room}.training", f"{optim.__name__}.{optimizer_rule}")
+
+
+def metrics_code(wildcards):
+    """A digest of the library files behind the metrics of an experiment."""
+    return code_digest(f"{experiment_of(wildcards).checked.room}.metrics")
 
 
 def paper_code(module):
-    """An input function: the library files behind one module of a paper's room."""
+    """A parameter function: a digest of the library files behind one module of a paper's room."""
 
     def code(wildcards):
-        return code_files(f"workflow.lib.papers.{wildcards.paper}.{module}")
+        return code_digest(f"workflow.lib.papers.{wildcards.paper}.{module}")
 
     return code
 
 
 @functools.cache
-def code_files(*roots):
-    """The files of some modules and their imports; looked up once, not once for every job."""
-    return [project_file(path) for path in modules(*roots)]
+def code_digest(*roots):
+    """A digest of the files of some modules and of all they import.
+
+    Snakemake does not see imports, so a change of code reaches a job as a change of this parameter. Listing the files
+    as inputs would do the same, but doubles the time to plan thousands of jobs, and reruns on a mere touch.
+    """
+    digest = hashlib.sha256()
+    for path in modules(*roots):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def project_file(path):

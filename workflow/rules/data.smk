@@ -27,7 +27,6 @@ rule fetch:
 rule generate:
     input:
         datasets=experiment_datasets,
-        code=stage_code("data"),
     output:
         data="results/{paper}/data/{experiment}/{seeds}.npz",
     log:
@@ -40,6 +39,7 @@ rule generate:
         runtime=10,
     params:
         settings=data_settings,
+        code=data_code,
     shell:
         "python -m workflow.lib generate"
         " --paper {wildcards.paper}"

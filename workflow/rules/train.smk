@@ -5,7 +5,6 @@ rule train:
     input:
         datasets=experiment_datasets,
         data=rules.generate.output.data,
-        code=train_code,
     output:
         trace="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.parquet",
         parameters="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.safetensors",
@@ -23,6 +22,7 @@ rule train:
         runtime=needs("runtime"),
     params:
         settings=run_settings,
+        code=train_code,
         device=training_device,
     shell:
         "python -m workflow.lib train"

@@ -1,0 +1,160 @@
+"""The cluster's parts that need no cluster: environments, the profile, which runs ask for a GPU, bad set-ups."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, dry_run, experiments, slurm_jobs
+from tests.conftest import ROOT, environment, job_counts
+from workflow.lib import cluster
+from workflow.lib.configuration import read_yaml
+from workflow.lib.errors import UserError
+
+PROFILE = ROOT / "workflow" / "profiles" / "slurm"
+TABLE = PROFILE / "partitions.yaml"
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_environments_have_the_versions_of_pyproject(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {package for package in project["dependencies"] if not package.startswith("snakemake==")}
+    python, _, packages = read_yaml(ROOT / "envs" / f"{name}.yaml")["dependencies"]
+    assert {package for package in packages["pip"] if not package.startswith("--")} == needed
+    assert project["requires-python"] == python.replace("python=", ">=")
+
+
+def test_every_rule_with_a_command_has_an_environment() -> None:
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for rule in path.read_text().split("\nrule ")[1:]:
+            assert ("shell:" in rule) <= ("../../envs/" in rule), (path.name, rule.split(":")[0])
+
+
+def test_runs_that_ask_for_a_gpu_have_the_rule_for_it() -> None:
+    optimizers = {0: 0, 1: 0}
+    for experiment in experiments():
+        optimizers[experiment.checked.settings.needs().gpu] += len(experiment.optimizers)
+    counts = job_counts(dry_run("--config", "seeds=1")[0])
+    assert counts["train"] == optimizers[0]
+    assert counts.get("train_on_gpu", 0) == optimizers[1]
+    assert slurm_jobs(counts) <= SLURM_JOBS_LIMIT
+
+
+class Slurm:
+    """Commands of a pretended cluster on PATH, each a script that prints a text."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        monkeypatch.setenv("PATH", str(folder))
+        for name in ("sbatch", "squeue", "sacct"):
+            self.command(name)
+        self.command("sinfo", "cpu (null)\ngpu gpu:v100:2(S:0-1)\ngpu gpu:a100:4\n")
+
+    def command(self, name: str, prints: str = "", error: str = "", status: int = 0) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\nprintf '%s' '{prints}'\nprintf '%s' '{error}' >&2\nexit {status}\n")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    return Slurm(tmp_path, monkeypatch)
+
+
+CPU = cluster.Request("train", {"mem_mb": 1000})
+GPU = cluster.Request("train_on_gpu", {"mem_mb": 1000, "gpu": 1, "gpu_model": "v100"})
+GRES = cluster.Request("train_on_gpu", {"mem_mb": 1000, "gpu": 0, "gres": "gpu:v100:1"})
+
+
+@pytest.mark.parametrize("status_command", ["sacct", "squeue", None])
+def test_a_good_set_up_passes(slurm: Slurm, status_command: str | None) -> None:
+    cluster.check([CPU, GPU, GRES], TABLE, status_command, "auto")
+
+
+def test_nothing_to_submit_needs_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster.check([], TABLE, "sacct", "cpu")
+
+
+def refusal(
+    *requests: cluster.Request, table: Path | None = TABLE, status_command: str = "sacct", device: str = "auto"
+) -> str:
+    with pytest.raises(UserError) as refused:
+        cluster.check(requests, table, status_command, device)
+    return str(refused.value)
+
+
+def test_no_sbatch(slurm: Slurm) -> None:
+    (slurm.folder / "sbatch").unlink()
+    assert refusal(CPU).startswith("sbatch is not on PATH")
+
+
+def test_no_controller(slurm: Slurm) -> None:
+    slurm.command("sinfo", error="Unable to contact slurm controller", status=1)
+    assert refusal(CPU) == "sinfo gets no answer from the Slurm controller: Unable to contact slurm controller"
+
+
+def test_no_accounting(slurm: Slurm) -> None:
+    slurm.command("sacct", error="Slurm accounting storage is disabled", status=1)
+    assert "Slurm accounting storage is disabled" in refusal(CPU)
+    assert "`slurm-status-command: squeue`" in refusal(CPU)
+    cluster.check([CPU], TABLE, "squeue", "auto")
+
+
+def test_unknown_partitions(slurm: Slurm) -> None:
+    slurm.command("sinfo", "cpu (null)\nlong (null)\n")
+    assert refusal(CPU).startswith(f"{TABLE}: unknown partition 'gpu'; there are: cpu, long")
+    chosen = cluster.Request("train", {"slurm_partition": "lonk"})
+    assert "slurm_partition of rule train: unknown partition 'lonk'" in refusal(chosen, table=None)
+
+
+def test_no_gpu_partition(slurm: Slurm, tmp_path: Path) -> None:
+    table = tmp_path / "partitions.yaml"
+    table.write_text("partitions: {cpu: {max_runtime: 60}}")
+    assert "no partition of the table has max_gpu: 1 and available_gpu_models: [v100]" in refusal(GPU, table=table)
+    cluster.check([CPU], table, "sacct", "cpu")
+
+
+def test_a_model_that_the_cluster_lacks(slurm: Slurm) -> None:
+    slurm.command("sinfo", "cpu (null)\ngpu gpu:a100:4\n")
+    assert "1 GPU of model v100, which Slurm does not offer: gpu has gpu:a100:4" in refusal(GPU)
+    assert "of model v100" in refusal(GRES)
+
+
+def test_a_gpu_that_would_stay_idle(slurm: Slurm) -> None:
+    assert "--config device=auto" in refusal(GPU, device="cpu")
+
+
+def test_a_table_that_is_none(slurm: Slurm, tmp_path: Path) -> None:
+    table = tmp_path / "partitions.yaml"
+    table.write_text("partitions: [cpu]")
+    assert "expected `partitions:`" in refusal(CPU, table=table)
+
+
+def test_the_profile_without_a_cluster_ends_with_one_message(tmp_path: Path) -> None:
+    """The whole command, on a PATH that has what the workflow needs and no Slurm."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "sh", "tee", "which", "env"):
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", str(PROFILE)]
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "tests" / "quick.yaml")]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environment(ROOT), "PATH": f"{tools}{os.pathsep}{tools}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "error: sbatch is not on PATH" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists() or not list(tmp_path.glob("results/**/*.npz"))

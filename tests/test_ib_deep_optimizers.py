@@ -126,7 +126,7 @@ def test_against_the_plain_twins() -> None:
         gradients = list(torch.autograd.grad(value, leaves))
         for rule, options, expected in (
             ("sngd", {"step_size": 0.1, "eta_max": 0.04}, plain.sngd_step(weights, gradients, 0.1, 0.04)),
-            ("sps", {"eta_max": 0.4}, plain.sps_step(weights, gradients, float(value), 0.5, 0.4, 1e-8)),
+            ("sps", {"eta_max": 0.4}, plain.sps_step(weights, gradients, value.item(), 0.5, 0.4, 1e-8)),
         ):
             found, _ = run(rule, options, weights, loss, 1)
             for f, e in zip(found, expected, strict=True):

@@ -111,7 +111,7 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
                 sheet.record("train loss", f"{label} diverged", [at], [height])
     ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
     low, high = ax.get_ylim()
-    if high < 1.5 * low:
+    if high < 2 * low:
         ax.set_yscale("linear")
         return
     # Few powers of ten lie in the range, so say plain numbers.

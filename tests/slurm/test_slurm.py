@@ -193,7 +193,7 @@ def test_a_cancelled_workflow_resumes(with_sacct: Submitter, tmp_path: Path) -> 
     ("file", "old", "new", "message"),
     [
         ("partitions.yaml", "  cpu:", "  cppu:", "partitions.yaml: unknown partition 'cppu'; there are: cpu, gpu"),
-        ("partitions.yaml", "max_gpu: 2", "max_gpu: 0", "no partition of the table has max_gpu: 1"),
+        ("partitions.yaml", "max_gpu: 2", "max_gpu: 0", "no partition has max_gpu: 1"),
         ("partitions.yaml", "[v100]", "[a100]", "available_gpu_models: [v100]"),
         ("profile.yaml", "gpu_model: v100", "gpu_model: v100\n    slurm_partition: cpu", "cpu has none"),
         ("profile.yaml", "device: auto", "device: cpu", "--config device=auto"),

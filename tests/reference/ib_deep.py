@@ -1,4 +1,4 @@
-"""Plain twins of the deep nets of `ib`: a ViT in the words of its papers, the rules on lists of tensors, a plain loop."""
+"""Plain twins of the deep nets of `ib`: a ViT as its papers tell it, the rules on lists of tensors, a plain loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 
 class PlainAttention(nn.Module):

@@ -1,7 +1,7 @@
 """Which files of this library a stage depends on, read from their import statements.
 
-Rules take these files as inputs, because Snakemake sees an edited command but not an edited import: so editing
-a paper's training code reruns that paper's training, and editing a figure only redraws.
+Snakemake sees an edited command but not an edited import. Rules carry a digest of these files, so that editing a
+paper's training code reruns that paper's training, and editing a figure only redraws.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
 rule judge:
     input:
         metrics=paper_metrics,
-        code=paper_code("claims"),
     output:
         claims="results/{paper}/claims.csv",
     log:
@@ -17,6 +16,7 @@ rule judge:
         runtime=10,
     params:
         section=claims_section,
+        code=paper_code("claims"),
     shell:
         "python -m workflow.lib judge"
         " --paper {wildcards.paper}"

@@ -102,30 +102,25 @@ def train_code(wildcards):
 
 
 def metrics_code(wildcards):
-    """The library files behind the metrics of an experiment."""
-    return code_files(f"{experiment_of(wildcards).checked.room}.metrics")
+    """A digest of the library files behind the metrics of an experiment."""
+    return code_digest(f"{experiment_of(wildcards).checked.room}.metrics")
 
 
 def paper_code(module):
-    """An input function: the library files behind one module of a paper's room."""
+    """A parameter function: a digest of the library files behind one module of a paper's room."""
 
     def code(wildcards):
-        return code_files(f"workflow.lib.papers.{wildcards.paper}.{module}")
+        return code_digest(f"workflow.lib.papers.{wildcards.paper}.{module}")
 
     return code
 
 
 @functools.cache
-def code_files(*roots):
-    """The files of some modules and their imports; looked up once, not once for every job."""
-    return [project_file(path) for path in modules(*roots)]
-
-
-@functools.cache
 def code_digest(*roots):
-    """A digest of the files of some modules and their imports: a parameter in place of twenty input files.
+    """A digest of the files of some modules and of all they import.
 
-    Rules with a job per block of seeds have thousands of jobs, and listing the files for each doubles the time to plan.
+    Snakemake does not see imports, so a change of code reaches a job as a change of this parameter. Listing the files
+    as inputs would do the same, but doubles the time to plan thousands of jobs, and reruns on a mere touch.
     """
     digest = hashlib.sha256()
     for path in modules(*roots):

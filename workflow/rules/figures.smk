@@ -5,7 +5,6 @@ rule draw:
     input:
         metrics=figure_metrics,
         template=caption_template,
-        code=paper_code("figures"),
     output:
         pdf="results/{paper}/figures/{figure}.pdf",
         png=report(
@@ -31,6 +30,7 @@ rule draw:
         runtime=10,
     params:
         section=figure_section,
+        code=paper_code("figures"),
     shell:
         "python -m workflow.lib draw"
         " --paper {wildcards.paper}"

@@ -5,7 +5,6 @@ rule measure:
     input:
         data=experiment_data,
         runs=experiment_runs,
-        code=metrics_code,
     output:
         metrics="results/{paper}/metrics/{experiment}.parquet",
     log:
@@ -18,6 +17,7 @@ rule measure:
         runtime=30,
     params:
         settings=experiment_settings,
+        code=metrics_code,
         runs="results/{paper}/runs/{experiment}",
         blocks=blocks,
     shell:

@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every file was fetched before; n
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.utils import logging
 
 from workflow.lib.errors import UserError
@@ -90,13 +90,11 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
                 "model.safetensors and a tokenizer."
             )
     try:
-        bert = BertForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=classes,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=torch.float32,
-            **_dropouts(dropout),
+        config = BertConfig.from_pretrained(folder, num_labels=classes, **_dropouts(dropout))
+        bert = BertForSequenceClassification(config)
+        # The encoder alone: a head in the folder may be of another task.
+        bert.bert = BertModel.from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, dtype=torch.float32
         )
     except Exception as error:  # transformers raises many kinds, all about the same folder
         raise UserError(f"encoder: {folder} cannot be read ({str(error).splitlines()[0]})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -104,9 +105,10 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
         curve = metrics.curve(experiment.name, "train_loss", label)
         for row, at in zip(curve.values, diverged_at(metrics, experiment.name, label), strict=True):
             finite = row[np.isfinite(row)]
-            if np.isfinite(at) and finite.size:
-                ax.plot([at], finite[-1:], marker="x", markersize=8, color=_colour(label))
-                sheet.record("train loss", f"{label} diverged", [at], finite[-1:])
+            if np.isfinite(at):
+                height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
+                ax.plot([at], [height], marker="x", markersize=8, color=_colour(label))
+                sheet.record("train loss", f"{label} diverged", [at], [height])
     ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
     low, high = ax.get_ylim()
     if high < 1.5 * low:
@@ -148,7 +150,7 @@ def _bands(
         curve = metrics.curve(experiment.name, metric, label)
         if np.isfinite(curve.values).any():
             # Dashed on top, because SGD and SPS may lie on one another.
-            look = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
+            look: dict[str, Any] = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
             sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label), **look)
 
 

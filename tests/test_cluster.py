@@ -117,7 +117,7 @@ def test_unknown_partitions(slurm: Slurm) -> None:
 def test_no_gpu_partition(slurm: Slurm, tmp_path: Path) -> None:
     table = tmp_path / "partitions.yaml"
     table.write_text("partitions: {cpu: {max_runtime: 60}}")
-    assert "no partition of the table has max_gpu: 1 and available_gpu_models: [v100]" in refusal(GPU, table=table)
+    assert "no partition has max_gpu: 1 and available_gpu_models: [v100]" in refusal(GPU, table=table)
     cluster.check([CPU], table, "sacct", "cpu")
 
 
@@ -125,6 +125,13 @@ def test_a_model_that_the_cluster_lacks(slurm: Slurm) -> None:
     slurm.command("sinfo", "cpu (null)\ngpu gpu:a100:4\n")
     assert "1 GPU of model v100, which Slurm does not offer: gpu has gpu:a100:4" in refusal(GPU)
     assert "of model v100" in refusal(GRES)
+
+
+@pytest.mark.parametrize(("resource", "asked"), [("runtime", 9999), ("mem_mb", 999_999), ("threads", 64)])
+def test_a_job_too_big_for_every_partition(slurm: Slurm, resource: str, asked: int) -> None:
+    message = refusal(cluster.Request("train", {resource: asked}))
+    assert f"rule train asks for {resource}={asked}, and cpu has max_" in message
+    assert "gpu has max_" in message
 
 
 def test_a_gpu_that_would_stay_idle(slurm: Slurm) -> None:

@@ -155,7 +155,7 @@ class TrialCluster:
             "AccountingStorageTRES=gres/gpu,gres/gpu:v100",
             "AccountingStoreFlags=job_comment",
         ]
-        node = "CPUs=8 RealMemory=64000 State=UNKNOWN NodeAddr=127.0.0.1 NodeHostname="
+        node = "CPUs=16 RealMemory=200000 State=UNKNOWN NodeAddr=127.0.0.1 NodeHostname="
         self._write(
             "slurm.conf",
             [
@@ -188,8 +188,8 @@ class TrialCluster:
                 *(storage if self.accounting else ()),
                 f"NodeName=cpu01 {node}{host} Port={cpu}",
                 f"NodeName=gpu01 {node}{host} Port={gpu} Gres=gpu:v100:2 Feature=v100",
-                "PartitionName=cpu Nodes=cpu01 Default=YES MaxTime=1-00:00:00 State=UP",
-                "PartitionName=gpu Nodes=gpu01 MaxTime=1-00:00:00 State=UP",
+                "PartitionName=cpu Nodes=cpu01 Default=YES MaxTime=3-00:00:00 State=UP",
+                "PartitionName=gpu Nodes=gpu01 MaxTime=3-00:00:00 State=UP",
             ],
         )
         cards = (f"{self.folder}/card{card}" for card in (0, 1))

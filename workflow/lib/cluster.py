@@ -73,13 +73,15 @@ def check(requests: Collection[Request], partition_table: Path | None, status_co
         if name not in cluster:
             raise UserError(f"{where}: {unknown('partition', name, cluster)}")
     wanting = [request for request in requests if request.gpu[0]]
-    if wanting:
-        _check_gpus(wanting, table, partition_table, cluster)
-        if device == "cpu":
-            raise UserError(
-                f"device: {len(wanting)} jobs ask for a GPU, and `device: cpu` would leave it idle."
-                " Say --config device=auto (a --config on the command line replaces the profile's own)"
-            )
+    if wanting and device == "cpu":
+        raise UserError(
+            f"device: {len(wanting)} jobs ask for a GPU, and `device: cpu` would leave it idle."
+            " Say --config device=auto (a --config on the command line replaces the profile's own)"
+        )
+    for request in requests:
+        candidates = _candidates(request, table, partition_table)
+        if request.gpu[0]:
+            _check_offer(request, {name: cluster[name] for name in candidates})
 
 
 def _partitions() -> dict[str, str]:
@@ -111,34 +113,54 @@ def _table(path: Path | None) -> dict[str, Mapping[str, Any]]:
     return entries
 
 
-def _check_gpus(
-    wanting: Collection[Request],
-    table: Mapping[str, Mapping[str, Any]],
-    path: Path | None,
-    cluster: Mapping[str, str],
-) -> None:
-    """Every job that asks for a GPU has a partition that offers it, in the table and on the cluster."""
-    for request in wanting:
-        count, model = request.gpu
-        asked = f"{count} GPU{'s' if count > 1 else ''}" + (f" of model {model}" if model else "")
-        if chosen := request.resources.get("slurm_partition"):
-            candidates = [str(chosen)]
-        else:
-            candidates = [
-                name
-                for name, limits in table.items()
-                if limits.get("max_gpu", 0) >= count
-                and (model is None or model in (limits.get("available_gpu_models") or [model]))
-            ]
-            if not candidates:
-                raise UserError(
-                    f"{path or 'slurm-partition-config'}: rule {request.rule} asks for {asked}, and no partition of the"
-                    f" table has max_gpu: {count}" + (f" and available_gpu_models: [{model}]" if model else "")
-                )
-        offers = {name: [gres for gres in cluster[name].split(",") if gres.startswith("gpu")] for name in candidates}
-        if not any(_offered(gres, model) for all_gres in offers.values() for gres in all_gres):
-            has = "; ".join(f"{name} has {', '.join(gres) or 'none'}" for name, gres in offers.items())
-            raise UserError(f"rule {request.rule} asks for {asked}, which Slurm does not offer: {has}")
+LIMITS = {"max_runtime": "runtime", "max_mem_mb": "mem_mb", "max_cpus_per_task": "threads", "max_threads": "threads"}
+
+
+def _candidates(request: Request, table: Mapping[str, Mapping[str, Any]], path: Path | None) -> list[str]:
+    """The partitions that a job may go to; without one, Slurm would get it for the default partition."""
+    if chosen := request.resources.get("slurm_partition"):
+        return [str(chosen)]
+    count, model = request.gpu
+    with_gpu = [
+        name
+        for name, limits in table.items()
+        if count <= limits.get("max_gpu", 0)
+        and (model is None or model in (limits.get("available_gpu_models") or [model]))
+    ]
+    if count and not with_gpu:
+        wanted = f"max_gpu: {count}" + (f" and available_gpu_models: [{model}]" if model else "")
+        where = path or "slurm-partition-config"
+        raise UserError(f"{where}: rule {request.rule} asks for {_asked(request)}, and no partition has {wanted}")
+    fitting = with_gpu if count else list(table)
+    for limit, resource in LIMITS.items():
+        asked = request.resources.get(resource)
+        if not isinstance(asked, int):
+            continue
+        left = [name for name in fitting if asked <= _number(table[name].get(limit))]
+        if fitting and not left:
+            most = ", ".join(f"{name} has {limit}: {table[name][limit]}" for name in fitting)
+            raise UserError(f"{path}: rule {request.rule} asks for {resource}={asked}, and {most}")
+        fitting = left
+    return fitting
+
+
+def _number(limit: Any) -> float:
+    """A limit of the table; none where it is not given, or spelled as a time such as 1-00:00:00."""
+    return float(limit) if isinstance(limit, int | float) else float("inf")
+
+
+def _check_offer(request: Request, offers: Mapping[str, str]) -> None:
+    """One of these partitions really has nodes with the GPU."""
+    _, model = request.gpu
+    gpus = {name: [gres for gres in text.split(",") if gres.startswith("gpu")] for name, text in offers.items()}
+    if not any(_offered(gres, model) for all_gres in gpus.values() for gres in all_gres):
+        has = "; ".join(f"{name} has {', '.join(gres) or 'none'}" for name, gres in gpus.items())
+        raise UserError(f"rule {request.rule} asks for {_asked(request)}, which Slurm does not offer: {has}")
+
+
+def _asked(request: Request) -> str:
+    count, model = request.gpu
+    return f"{count} GPU{'s' if count > 1 else ''}" + (f" of model {model}" if model else "")
 
 
 def _offered(gres: str, model: str | None) -> bool:

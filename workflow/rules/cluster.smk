@@ -18,7 +18,7 @@ onstart:
     if workflow.executor_plugin.name == "slurm":
         settings = workflow.executor_settings
         requests = [
-            cluster.Request(job.rule.name, dict(job.resources.items()))
+            cluster.Request(job.rule.name, {**dict(job.resources.items()), "threads": job.threads})
             for job in workflow.dag.needrun_jobs()
             if not job.is_local
         ]

@@ -9,6 +9,10 @@ from workflow.lib.configuration import to_json
 from workflow.lib.errors import told
 from workflow.lib.sources import modules
 
+if config.get("container"):
+
+    container: config["container"]
+
 
 wildcard_constraints:
     paper="[a-z0-9]+",
@@ -164,11 +168,11 @@ def training_device(wildcards):
 
 
 def needs(what):
-    """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory and time."""
+    """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory."""
 
     def needed(wildcards, attempt):
         asked = getattr(experiment_of(wildcards).checked.settings.needs(), what)
-        return asked * attempt if what in ("mem_mb", "runtime") else asked
+        return asked * attempt if what == "mem_mb" else asked
 
     return needed
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._norms import joint_norm, per_run, with_gradients
 
 
@@ -20,10 +21,7 @@ class AdaptiveStep(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             moving = with_gradients(group)
             if not moving:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._norms import with_gradients
 from workflow.lib.settings import Positive
 
@@ -27,10 +28,7 @@ class GD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for p, gradient in with_gradients(group):
                 p.sub_(gradient, alpha=group["step_size"])

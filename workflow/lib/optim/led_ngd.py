@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
@@ -51,10 +52,7 @@ class LedNGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         moving = [(p, grad, group) for group in self.param_groups for p, grad in with_gradients(group)]
         if moving:
             leader, lead, group = moving[-1]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._norms import unit, with_gradients
 from workflow.lib.settings import NonNegative, Positive
 
@@ -42,10 +43,7 @@ class NGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             moving = with_gradients(group)
             if moving:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._rows import proximal_step
 from workflow.lib.settings import NonNegative, Positive
 
@@ -53,10 +54,7 @@ class PreconditionedProx(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

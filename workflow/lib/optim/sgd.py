@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from workflow.lib.optim._adaptive import check, direction
+from workflow.lib.optim._closure import evaluated
 from workflow.lib.optim._norms import with_gradients
 from workflow.lib.settings import Positive, Probability
 
@@ -39,10 +40,7 @@ class SGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for p, gradient in with_gradients(group):
                 p.sub_(direction(self.state[p], gradient, group["momentum"]), alpha=group["step_size"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -461,24 +460,24 @@ def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
         claims.CLAIMS["scb.fig1.kink"](metrics, experiments)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
 @pytest.mark.parametrize("label", ["prox", "raw_small"])
 def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
     """Peak resident memory of a training process at the full size; the number of iterations does not matter."""
     code = f"""
-import resource
+from pathlib import Path
 from workflow.lib.papers import Job
 from tests.test_scb import experiment
 from workflow.lib.papers.scb.data import generate
 from workflow.lib.papers.scb.training import train
 e = experiment(iterations=30, boosting_steps=10)
 train(e, e.optimizers["{label}"], {{n: generate(e, e.seed(n)) for n in range(5)}}, Job())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
+    # Not getrusage: a child's ru_maxrss begins at its parent's size.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment(ROOT))
     assert done.returncode == 0, done.stderr
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 600e6, done.stdout
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= int(done.stdout)
+    assert 50e6 < int(done.stdout) * 1024 < 600e6, done.stdout
 
 
 # ---- settings ----

@@ -41,7 +41,8 @@ def data_settings(wildcards):
 
 def run_settings(wildcards):
     """The part of the experiment that one optimizer's runs depend on."""
-    return to_json(experiment_of(wildcards).plain(wildcards.optimizer))
+    with told():
+        return to_json(experiment_of(wildcards).plain(wildcards.optimizer))
 
 
 def blocks(wildcards):

@@ -46,12 +46,13 @@ def fig2(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
     for ax, (panel, (metric, _, _)) in zip(sheet.panels[0], PANELS.items(), strict=True):
         ours = _main(metrics, "two_stage", metric)
         theirs = curves[(curves["panel"] == panel) & (curves["t"] <= ours.steps[-1])]
-        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], color="black", linestyle="--", linewidth=1)
+        dashed = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "published (digitised)"}
+        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], **dashed)
         deviation = np.interp(theirs["t"], ours.steps, ours.values.mean(axis=0)) - theirs["value"].to_numpy()
         worst[panel] = np.abs(deviation[theirs["t"] > 0]).max()
         ax.set_title(f"deviation ≤ {worst[panel]:.2g}", fontsize=8, color=GREY)
         sheet.record(panel, "largest deviation from published, t > 0", [np.nan], [worst[panel]])
-    _legend(sheet, ["this workflow: mean and range of seeds", "published (digitised)"])
+    _legend(sheet)
     return Drawing(sheet.figure, sheet.table, {**facts, "deviation": worst})
 
 
@@ -59,7 +60,7 @@ def fig2(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
 def extra_zero_init(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
     """Figure 2 from the printed zero start."""
     sheet, facts = _six_panels(metrics, "zero_init")
-    _legend(sheet, ["this workflow, from zero: mean and range of seeds"])
+    _legend(sheet)
     return Drawing(sheet.figure, sheet.table, facts)
 
 
@@ -74,7 +75,8 @@ def _six_panels(metrics: Metrics, experiment: str) -> tuple[Sheet, dict[str, obj
     for ax, (panel, (metric, label, ticks)) in zip(sheet.panels[0], PANELS.items(), strict=True):
         for optimizer in optimizers:
             curve = metrics.curve(experiment, metric, optimizer)
-            sheet.band(ax, panel, "ours" if len(optimizers) == 1 else optimizer, curve, label=optimizer)
+            name = "this workflow" if len(optimizers) == 1 else optimizer
+            sheet.band(ax, panel, name, curve, label=f"{name}: mean and range of seeds")
         ax.set(xlabel="$t$", ylabel=label, xlim=(0, None))
         if metric.startswith("cos"):
             ax.set_ylim(-0.06, 1.08)
@@ -85,12 +87,9 @@ def _six_panels(metrics: Metrics, experiment: str) -> tuple[Sheet, dict[str, obj
     return sheet, {"seeds": len(seeds), "optimizers": ", ".join(optimizers)}
 
 
-def _legend(sheet: Sheet, labels: list[str]) -> None:
-    handles = sheet.panels[0, 0].get_lines()
-    names = [str(line.get_label()) for line in handles]
-    if len(handles) == len(labels):
-        names = labels
-    sheet.figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+def _legend(sheet: Sheet) -> None:
+    handles, labels = sheet.panels[0, 0].get_legend_handles_labels()
+    sheet.figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
 
 @FIGURES("extra_rates")

@@ -230,4 +230,4 @@ def test_the_library_is_complete_in_version_control() -> None:
     """What the workflow reads must be in a clone: no file of the library is ignored."""
     command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "workflow", "config", "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert [name for name in done.stdout.split() if not name.endswith(".pyc")] == []
+    assert [name for name in done.stdout.split() if "__pycache__" not in name] == []

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,9 +73,3 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("default")
     snakemake(directory, "--cores", "2")
     return directory
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the project to edit."""
-    return copy_project(tmp_path / "project")

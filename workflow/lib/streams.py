@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,3 @@ class Seed:
     def generator(self, purpose: str) -> np.random.Generator:
         """A NumPy generator for one purpose, such as "data" or "init"."""
         return np.random.default_rng(self.sequence(purpose))
-
-    def torch_generator(self, purpose: str, device: str = "cpu") -> torch.Generator:
-        """A torch generator for one purpose, for draws that must happen in torch."""
-        import torch
-
-        state = self.sequence(purpose).generate_state(1, np.uint64)[0]
-        return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))

@@ -2,12 +2,13 @@
 
 from snakemake.utils import min_version
 
-from workflow.lib.configuration import make_plan, read_yaml
-from workflow.lib.errors import told
+from workflow.lib.errors import exit_on_user_error
+from workflow.lib.plan.reading import read_yaml
+from workflow.lib.rooms import make_plan
 
 min_version("9.0")
 
-with told():
+with exit_on_user_error():
     # Read once before snakemake does: its own message on a slip names neither file nor line.
     read_yaml(f"{workflow.basedir}/config/config.yaml")
 
@@ -15,7 +16,7 @@ with told():
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
-with told():
+with exit_on_user_error():
     plan = make_plan(config)
 
 

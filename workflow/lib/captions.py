@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from workflow.lib.configuration import Paper, Setting
+from workflow.lib.plan.model import Paper, Setting
 
 MEANINGS = {
     "paper": "read in the paper",
@@ -39,18 +39,18 @@ def render(template: Path, paper: Paper, figure: str, facts: Mapping[str, Any]) 
     return "\n\n".join([heading, text.strip(), *tables]) + "\n"
 
 
-def _settings_table(experiment: str, paper: Paper) -> str:
-    plan = paper.experiment(experiment)
-    found = list(plan.sourced())
+def _settings_table(name: str, paper: Paper) -> str:
+    experiment = paper.experiment(name)
+    found = list(experiment.sourced())
     used = {setting.source for _, setting in found}
     lines = [
-        f"Settings of *{experiment}* ({plan.about}; seeds: {plan.seeds})",
+        f"Settings of *{name}* ({experiment.about}; seeds: {experiment.seeds})",
         "",
         ".. list-table::",
         "   :header-rows: 1",
         "",
     ]
-    rows = [("setting", "value", "source", "where"), *(_row(name, setting) for name, setting in found)]
+    rows = [("setting", "value", "source", "where"), *(_row(key, setting) for key, setting in found)]
     for row in rows:
         lines += [f"   {'* -' if not column else '  -'} {cell}" for column, cell in enumerate(row)]
     lines += ["", "; ".join(f"*{tag}*: {meaning}" for tag, meaning in MEANINGS.items() if tag in used) + "."]

@@ -7,16 +7,17 @@ from `config/papers/<paper>.yaml`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.lib import configuration, datasets, experiments, stages
+from workflow.lib import datasets, rooms, stages
 from workflow.lib.errors import UserError, from_os_error
+from workflow.lib.plan import jobs
+from workflow.lib.plan.model import Experiment, Paper, block_seeds
+from workflow.lib.plan.reading import ROOT, shipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,14 +45,14 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    experiment = _experiment(options)
-    stages.generate(experiment, configuration.block_seeds(options.seeds), options.data)
+    stages.generate(_experiment(options), block_seeds(options.seeds), options.data)
 
 
 def _train(options: argparse.Namespace) -> None:
     _use_threads(options.threads)
-    experiment = _experiment(options, options.optimizer)
-    stages.train(experiment, options.optimizer, options.data, options.trace, options.parameters, options.device)
+    stages.train(
+        _experiment(options), options.optimizer, options.data, options.trace, options.parameters, options.device
+    )
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -60,46 +61,36 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace) -> None:
     paper = _paper(options)
-    used = paper.figure(options.figure).experiments
+    figure = paper.figure(options.figure)
     stages.draw(
-        {name: paper.experiment(name).checked for name in used},
         paper,
         options.figure,
-        dict(zip(used, _as_many(options.metrics, used), strict=True)),
-        options.template or configuration.ROOT / f"workflow/report/{paper.name}/{options.figure}.rst",
+        dict(zip(figure.experiments, _as_many(options.metrics, figure.experiments), strict=True)),
+        options.template or ROOT / f"workflow/report/{paper.name}/{figure.drawing}.rst",
         {"pdf": options.pdf, "png": options.png, "csv": options.csv, "caption": options.caption},
     )
 
 
 def _judge(options: argparse.Namespace) -> None:
     paper = _paper(options)
-    stages.judge(
-        {name: experiment.checked for name, experiment in paper.experiments.items()},
-        paper.name,
-        list(paper.claims.values()),
-        dict(zip(paper.experiments, _as_many(options.metrics, paper.experiments), strict=True)),
-        options.claims,
-    )
+    tables = dict(zip(paper.experiments, _as_many(options.metrics, paper.experiments), strict=True))
+    stages.judge(paper, tables, options.claims)
 
 
 def _gather(options: argparse.Namespace) -> None:
-    stages.gather(options.tables, configuration.title, options.csv, options.markdown, options.html)
+    titles = {paper: str(shipped(paper)["title"]) for paper in rooms.papers()}
+    stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
 
 
-def _paper(options: argparse.Namespace) -> configuration.Paper:
-    if options.section is None:
-        return configuration.load_paper(options.paper)
-    return configuration.parse_paper(options.paper, options.section)
+def _paper(options: argparse.Namespace) -> Paper:
+    if options.plan is None:
+        return rooms.load_paper(options.paper)
+    return jobs.take(options.plan, rooms.room(options.paper))
 
 
-def _experiment(options: argparse.Namespace, *optimizers: str) -> experiments.Experiment:
-    if options.settings is None:
-        options.settings = configuration.load_paper(options.paper).experiment(options.experiment).plain(*optimizers)
-    parsed = experiments.parse(options.paper, options.experiment, options.settings)
-    for label in optimizers:
-        if label not in parsed.optimizers:
-            raise UserError(f"--optimizer {label}: --settings describe {', '.join(parsed.optimizers)}")
-    return dataclasses.replace(parsed, folders=datasets.read_manifests(getattr(options, "datasets", ())))
+def _experiment(options: argparse.Namespace) -> Experiment:
+    found = _paper(options).experiment(options.experiment)
+    return found.model_copy(update={"folders": datasets.read_manifests(getattr(options, "datasets", ()))})
 
 
 def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
@@ -115,13 +106,6 @@ def _use_threads(count: int) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is not valid JSON: {error}") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workflow.lib", description=__doc__)
     stage_parsers = parser.add_subparsers(metavar="<stage>", required=True)
@@ -131,14 +115,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    def one_experiment(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--paper", required=True, help="short name, such as ntp")
-        added.add_argument("--experiment", required=True, help="name under 'experiments' of the paper's YAML")
-        added.add_argument("--settings", type=_json, metavar="JSON", help="kind, settings and optimizers as values")
-
     def one_paper(added: argparse.ArgumentParser) -> None:
         added.add_argument("--paper", required=True, help="short name, such as ntp")
-        added.add_argument("--section", type=_json, metavar="JSON", help="laid out as the paper's YAML, in its place")
+        added.add_argument(
+            "--plan", type=Path, metavar="JSON", help="read in place of the paper's YAML; laid out alike"
+        )
+
+    def one_experiment(added: argparse.ArgumentParser) -> None:
+        one_paper(added)
+        added.add_argument("--experiment", required=True, help="name under 'experiments' of the paper's YAML")
 
     def real_data(added: argparse.ArgumentParser) -> None:
         added.add_argument(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.lib.configuration import read_yaml
 from workflow.lib.errors import UserError, unknown
+from workflow.lib.plan.reading import read_yaml
 
 PROFILE = "workflow/profiles/slurm"
 

@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """End the program with a UserError's message alone; for where nobody else would catch it."""
     try:
         yield

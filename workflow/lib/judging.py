@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from workflow.lib.configuration import Claim
+from workflow.lib.contract import Measured
 from workflow.lib.files import atomic, readable, write_text
+from workflow.lib.plan.model import Claim, Paper
+from workflow.lib.runs import Metrics, NotRecordedError
 
-COLUMNS = ["claim", "paper", "figure", "statement", "measured", "low", "high", "holds", "source"]
+COLUMNS = (
+    "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source", "reason",
+)  # fmt: skip
+VERDICTS = {"fails": "✗ fails", "not measured": "not measured", "holds": "✓"}
 
 
 def verdict(values: object, low: float | None, high: float | None, share: float = 1.0) -> tuple[float, bool]:
@@ -43,27 +48,45 @@ def verdict(values: object, low: float | None, high: float | None, share: float 
     return float(array[decisive]), bool(excess[decisive] <= 0)
 
 
-def row(paper: str, claim: Claim, values: object) -> dict[str, object]:
-    """One line of claims.csv."""
-    measured, holds = verdict(values, claim.low, claim.high, claim.share)
-    evidence = claim.source if claim.band == claim.source else f"{claim.source}; band {claim.band}"
+def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> dict[str, object]:
+    """One line of claims.csv: what was measured, the verdict, and whether the settings were the user's."""
+    metrics.used.clear()
+    measured, told, reason = math.nan, "not measured", ""
+    try:
+        measured, inside = verdict(measure(metrics, paper.experiments), claim.low, claim.high, claim.share)
+        told = "holds" if inside else "fails"
+    except NotRecordedError as error:  # shortened runs, or an experiment that was left out
+        reason = str(error)
+    own = [
+        change
+        for name, experiment in paper.experiments.items()
+        for change in experiment.own({optimizer for used, optimizer in metrics.used if used == name})
+        if any(used == name for used, _ in metrics.used)
+    ]
+    if told == "fails":
+        reason = claim.reason if not own else ""
+        if math.isnan(measured):
+            told, reason = "not measured", "a seed recorded no such number"
     return {
         "claim": claim.name,
-        "paper": paper,
+        "paper": paper.name,
         "figure": claim.figure or "",
         "statement": claim.statement,
         "measured": measured,
         "low": math.nan if claim.low is None else claim.low,
         "high": math.nan if claim.high is None else claim.high,
-        "holds": holds,
-        "source": f"{evidence} ({claim.where})" if claim.where else evidence,
+        "share": claim.share,
+        "verdict": told,
+        "settings": f"yours: {'; '.join(own)}" if own else "as shipped",
+        "source": claim.evidence,
+        "reason": reason,
     }
 
 
 def write_csv(path: Path | str, rows: Iterable[dict[str, object]]) -> None:
     """Write claims.csv, whole or not at all."""
     with atomic(path) as temporary:
-        pd.DataFrame(list(rows), columns=COLUMNS).to_csv(temporary, index=False)
+        pd.DataFrame(list(rows), columns=list(COLUMNS)).to_csv(temporary, index=False)
 
 
 def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
@@ -85,29 +108,46 @@ def _band(low: float, high: float) -> str:
     return f"≥ {low:.6g}" if math.isnan(high) else (f"{low:.6g}" if low == high else f"{low:.6g} … {high:.6g}")
 
 
+def _counted(claims: pd.DataFrame) -> str:
+    """How many claims hold, fail and were not measured."""
+    counts = claims["verdict"].value_counts()
+    told = f"{counts.get('holds', 0)} of {len(claims)} hold, {counts.get('fails', 0)} fail"
+    return f"{told}, {counts['not measured']} were not measured" if "not measured" in counts else told
+
+
 def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
+    """The table as a person reads it: what fails first, then what was not measured."""
+    claims = claims.iloc[np.argsort(claims["verdict"].map(list(VERDICTS).index), kind="stable")]
+    table = pd.DataFrame(
         {
-            "": np.where(claims["holds"], "✓", "✗ fails"),
+            "": claims["verdict"].map(VERDICTS),
             "claim": claims["claim"],
             "statement": claims["statement"],
             "measured": claims["measured"].map(_number),
-            "band": [_band(low, high) for low, high in zip(claims["low"], claims["high"], strict=True)],
+            "band": [
+                _band(low, high) + (f" for {share:.0%} of seeds" if share < 1 else "")
+                for low, high, share in zip(claims["low"], claims["high"], claims["share"], strict=True)
+            ],
             "source": claims["source"],
         }
     )
+    if claims["reason"].any():
+        table["why"] = claims["reason"]
+    if (claims["settings"] != "as shipped").any():
+        table["settings"] = claims["settings"]
+    return table
 
 
-def write_markdown(path: Path | str, claims: pd.DataFrame, titles: dict[str, str]) -> None:
+def write_markdown(path: Path | str, claims: pd.DataFrame, titles: Mapping[str, str]) -> None:
     """Write a table that a person likes to read, paper by paper, failing claims first."""
-    parts = [f"# Claims: {claims['holds'].sum()} of {len(claims)} hold\n"]
-    parts.append(
+    parts = [
+        f"# Claims: {_counted(claims)}\n",
         "*measured* is the decisive seed's value: the worst one that has to lie in the band. "
-        "*source* says where the claim comes from, and the band where that differs.\n"
-    )
+        "*source* says where the claim comes from, and the band where that differs.\n",
+    ]
     for paper, mine in claims.groupby("paper", sort=False):
-        parts.append(f"## {paper}: {titles[str(paper)]}\n\n{mine['holds'].sum()} of {len(mine)} hold.\n")
-        table = _readable_table(mine.sort_values("holds", kind="stable"))
+        parts.append(f"## {paper}: {titles[str(paper)]}\n\n{_counted(mine)}.\n")
+        table = _readable_table(mine)
         lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
         lines += ["| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in table.to_numpy()]
         parts.append("\n".join(lines) + "\n")
@@ -123,18 +163,18 @@ tr.fails td {background: #fdecea}
 </style>"""
 
 
-def write_html(path: Path | str, claims: pd.DataFrame, titles: dict[str, str]) -> None:
+def write_html(path: Path | str, claims: pd.DataFrame, titles: Mapping[str, str]) -> None:
     """Write the same table as one self-contained page, for the report."""
     from html import escape
 
     parts = [f"<!doctype html><meta charset='utf-8'><title>Claims</title>{_STYLE}"]
-    parts.append(f"<h1>Claims: {claims['holds'].sum()} of {len(claims)} hold</h1>")
+    parts.append(f"<h1>Claims: {_counted(claims)}</h1>")
     for paper, mine in claims.groupby("paper", sort=False):
-        table = _readable_table(mine.sort_values("holds", kind="stable"))
+        table = _readable_table(mine)
         parts.append(f"<h2>{escape(str(paper))}: {escape(titles[str(paper)])}</h2><table><tr>")
         parts += [f"<th>{escape(name)}</th>" for name in table.columns]
         for values in table.to_numpy():
-            kind = "" if values[0] == "✓" else " class='fails'"
+            kind = " class='fails'" if values[0] == VERDICTS["fails"] else ""
             parts.append(f"</tr><tr{kind}>" + "".join(f"<td>{escape(str(v))}</td>" for v in values))
         parts.append("</tr></table>")
     write_text(path, "\n".join(parts))

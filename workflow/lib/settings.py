@@ -60,12 +60,12 @@ class Options(BaseModel):
 class Settings(BaseModel):
     """The settings of one kind of experiment. Unknown keys are errors; cross-field checks go in validators.
 
-    `part` names the folder inside the paper's room that holds this kind's data, training and metrics
+    `family` names the folder inside the paper's room that holds this kind's data, training and metrics
     modules, for papers with several families of experiments; empty for the room itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    part: ClassVar[str] = ""
+    family: ClassVar[str] = ""
     options: ClassVar[type[Options]] = Options
 
     def downloads(self) -> tuple[str, ...]:

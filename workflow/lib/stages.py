@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from workflow.lib import papers
-from workflow.lib.configuration import Claim, Paper
-from workflow.lib.errors import UserError, unknown
-from workflow.lib.experiments import Experiment
+from workflow.lib import rooms, startup
+from workflow.lib.contract import Job, Run
+from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
+from workflow.lib.plan.model import Experiment, Paper
 
 
 def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
     """Make the data of a block of seeds."""
-    make = papers.generate(experiment)
+    make = rooms.generate(experiment)
     write_arrays(data, {number: make(experiment, experiment.seed(number)) for number in seeds})
 
 
@@ -25,11 +24,12 @@ def train(
     experiment: Experiment, optimizer: str, data: Path, trace: Path, parameters: Path, device: str = "cpu"
 ) -> None:
     """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots."""
-    from workflow.lib.runs import write_traces
+    from workflow.lib.tables import write_traces
 
     checkpoint = parameters.with_suffix(".checkpoint")
-    job = papers.Job(device=device, checkpoint=checkpoint)
-    run = papers.train(experiment)(experiment, experiment.optimizers[optimizer], read_arrays(data), job)
+    job = Job(device=device, checkpoint=checkpoint)
+    startup.begin_training()
+    run = rooms.train(experiment)(experiment, experiment.optimizer(optimizer), read_arrays(data), job)
     write_parameters(parameters, run.parameters)
     write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace})
     checkpoint.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
         blocks: the names of the blocks.
         metrics: the table to write.
     """
-    from workflow.lib.runs import Run, read_traces, write_traces
+    from workflow.lib.tables import read_traces, write_traces
 
     joined: dict[int, Arrays] = {}
     for path in data:
@@ -55,7 +55,7 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
         stems = [folder / label / block for block in blocks]
         trace = read_traces(*(stem.with_suffix(".parquet") for stem in stems))[label]
         runs[label] = Run(trace, _joined([read_parameters(stem.with_suffix(".safetensors")) for stem in stems]))
-    measured = papers.measure(experiment)(experiment, joined, runs)
+    measured = rooms.measure(experiment)(experiment, joined, runs)
     write_traces(metrics, experiment.paper, experiment.name, measured)
 
 
@@ -63,23 +63,16 @@ def _joined(blocks: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def draw(
-    experiments: Mapping[str, Experiment],
-    paper: Paper,
-    figure: str,
-    metrics: Mapping[str, Path],
-    template: Path,
-    outputs: Mapping[str, Path],
-) -> None:
+def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path, outputs: Mapping[str, Path]) -> None:
     """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, and its caption as `.rst`."""
     from workflow.lib import captions
-    from workflow.lib.runs import Metrics, NotRecordedError
+    from workflow.lib.runs import NotRecordedError
+    from workflow.lib.tables import read_metrics
 
-    known = papers.figures(paper.name)
-    if figure not in known:
-        raise UserError(f"{paper.name}: {unknown('figure', figure, known)}")
+    entry = paper.figure(figure)
+    experiments = [paper.experiment(name) for name in entry.experiments]
     try:
-        drawing = known[figure](Metrics.read(metrics), experiments)
+        drawing = rooms.figures(paper.name)[entry.drawing](read_metrics(metrics), *experiments)
     except NotRecordedError as error:
         raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
@@ -91,36 +84,23 @@ def draw(
     write_text(outputs["caption"], captions.render(template, paper, figure, drawing.facts))
 
 
-def judge(
-    experiments: Mapping[str, Experiment],
-    paper: str,
-    claims: Sequence[Claim],
-    metrics: Mapping[str, Path],
-    table: Path,
-) -> None:
+def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
     """Measure every claim of a paper and hold it against its band; a claim that fails is a line like any other."""
     from workflow.lib import judging
-    from workflow.lib.runs import Metrics, NotRecordedError
+    from workflow.lib.tables import read_metrics
 
-    known = papers.claims(paper)
-    measured: dict[str, Any] = {}
-    loaded = Metrics.read(metrics)
-    for claim in claims:
-        if claim.name not in known:
-            raise UserError(f"{paper}: {unknown('claim', claim.name, known)}")
-        try:
-            measured[claim.name] = known[claim.name](loaded, experiments)
-        except NotRecordedError:  # shortened runs: the claim is not met, and the table says why
-            measured[claim.name] = float("nan")
-    judging.write_csv(table, [judging.row(paper, claim, measured[claim.name]) for claim in claims])
+    loaded = read_metrics(metrics)
+    known = rooms.claims(paper.name)
+    judging.write_csv(
+        table, [judging.judged(paper, claim, known[claim.name], loaded) for claim in paper.claims.values()]
+    )
 
 
-def gather(tables: Sequence[Path], title: Callable[[str], str], csv: Path, markdown: Path, html: Path) -> None:
+def gather(tables: Sequence[Path], titles: Mapping[str, str], csv: Path, markdown: Path, html: Path) -> None:
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
     from workflow.lib import judging
 
     joined = judging.read_csv(tables)
-    titles = {paper: title(paper) for paper in joined["paper"].unique()}
     with atomic(csv) as temporary:
         joined.to_csv(temporary, index=False)
     judging.write_markdown(markdown, joined, titles)

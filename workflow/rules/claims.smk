@@ -3,7 +3,7 @@
 
 rule judge:
     input:
-        metrics=paper_metrics,
+        metrics=metric_tables,
     output:
         claims="results/{paper}/claims.csv",
     log:
@@ -15,12 +15,12 @@ rule judge:
         mem_mb=2000,
         runtime=10,
     params:
-        section=claims_section,
-        code=paper_code("claims"),
+        plan=handed(jobs.for_claims),
+        code=claims_code,
     shell:
         "python -m workflow.lib judge"
         " --paper {wildcards.paper}"
-        " --section {params.section:q}"
+        " --plan {params.plan:q}"
         " --metrics {input.metrics:q}"
         " --claims {output.claims:q}"
         " 2>&1 | tee {log:q}"

@@ -1,7 +1,7 @@
 """On a Slurm cluster: the rules of seconds stay on the submitting machine, and the set-up is checked before jobs go."""
 
 from workflow.lib import cluster
-from workflow.lib.errors import told
+from workflow.lib.errors import exit_on_user_error
 
 
 localrules:
@@ -22,5 +22,5 @@ onstart:
             for job in workflow.dag.needrun_jobs()
             if not job.is_local
         ]
-        with told():
+        with exit_on_user_error():
             cluster.check(requests, settings.partition_config, settings.status_command, plan.device)

@@ -4,9 +4,9 @@ import functools
 import hashlib
 import os
 
-from workflow.lib import optim
-from workflow.lib.configuration import to_json
-from workflow.lib.errors import told
+from workflow.lib import optim, rooms
+from workflow.lib.errors import exit_on_user_error
+from workflow.lib.plan import jobs
 from workflow.lib.sources import modules
 
 if config.get("container"):
@@ -23,31 +23,39 @@ wildcard_constraints:
     figure="[a-z0-9_]+",
 
 
-def experiment_of(wildcards):
-    """The planned experiment that a job's wildcards name."""
-    with told():
-        return plan.paper(wildcards.paper).experiment(wildcards.experiment)
+def planned(wildcards):
+    """The planned experiment that a job's wildcards name, or their paper where they name none."""
+    return entry_of(wildcards.paper, wildcards.get("experiment"))
 
 
-def experiment_settings(wildcards):
-    """The experiment as JSON, without sources: a reworded source reruns nothing."""
-    return to_json(experiment_of(wildcards).plain())
+def entry_of(paper, experiment=None):
+    """An experiment of the plan, or the paper where none is named."""
+    with exit_on_user_error():
+        return plan.paper(paper).experiment(experiment) if experiment else plan.paper(paper)
 
 
-def data_settings(wildcards):
-    """The part of the experiment that its data depend on."""
-    return to_json({**experiment_of(wildcards).plain(), "optimizers": {}})
+def handed(part, *names):
+    """A parameter function: the file with what a job gets of the plan.
 
+    `part` is the function of `jobs` that says what that is, `names` are further wildcards that it asks for.
+    """
 
-def run_settings(wildcards):
-    """The part of the experiment that one optimizer's runs depend on."""
-    with told():
-        return to_json(experiment_of(wildcards).plain(wildcards.optimizer))
+    @functools.cache
+    def hand(paper, experiment, *arguments):
+        with exit_on_user_error():
+            section = part(entry_of(paper, experiment), *arguments)
+            name = "-".join([part.__name__.removeprefix("for_"), *filter(None, [experiment, *arguments])])
+            return jobs.hand(f"results/{paper}/plan", name, section)
+
+    def path(wildcards):
+        return hand(wildcards.paper, wildcards.get("experiment"), *(wildcards[name] for name in names))
+
+    return path
 
 
 def blocks(wildcards):
     """The blocks of seeds of an experiment."""
-    return experiment_of(wildcards).blocks(plan.seeds_per_job)
+    return planned(wildcards).blocks(plan.seeds_per_job)
 
 
 def data_place(wildcards):
@@ -57,7 +65,7 @@ def data_place(wildcards):
 
 def experiment_datasets(wildcards):
     """The manifests of the real data sets that an experiment reads."""
-    return [f"results/datasets/{name}.json" for name in experiment_of(wildcards).checked.settings.downloads()]
+    return [f"results/datasets/{name}.json" for name in planned(wildcards).settings.downloads()]
 
 
 def experiment_data(wildcards):
@@ -69,51 +77,67 @@ def experiment_runs(wildcards):
     """The traces and parameters of all optimizers and blocks of an experiment."""
     return [
         f"results/{wildcards.paper}/runs/{wildcards.experiment}/{optimizer}/{block}.{kind}"
-        for optimizer in experiment_of(wildcards).optimizers
+        for optimizer in planned(wildcards).optimizers
         for block in blocks(wildcards)
         for kind in ("parquet", "safetensors")
     ]
 
 
-def figure_section(wildcards):
-    """The figure and its experiments as JSON, with the sources that its caption quotes."""
-    return to_json(plan.paper(wildcards.paper).part(figures=[wildcards.figure]))
+def metric_tables(wildcards):
+    """The metric tables of the experiments that a figure draws, or of all where no figure is named."""
+    with exit_on_user_error():
+        paper = planned(wildcards)
+        names = paper.figure(wildcards.figure).experiments if "figure" in wildcards.keys() else paper.experiments
+    return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
-def claims_section(wildcards):
-    """A paper's claims and experiments as JSON."""
-    paper = plan.paper(wildcards.paper)
-    return to_json(paper.part(claims=paper.claims))
+def caption_template(wildcards):
+    """The text of a figure's caption, relative to the working directory where that is shorter."""
+    with exit_on_user_error():
+        drawing = planned(wildcards).figure(wildcards.figure).drawing
+    path = f"{workflow.basedir}/workflow/report/{wildcards.paper}/{drawing}.rst"
+    return min((path, os.path.relpath(path)), key=len)
+
+
+def paper_figures(*papers):
+    """All figure files of some papers."""
+    return [
+        f"results/{paper}/figures/{figure}.{kind}"
+        for paper in papers
+        for figure in plan.paper(paper).figures
+        for kind in ("pdf", "png", "csv")
+    ]
 
 
 def data_code(wildcards):
     """A digest of the library files behind the data of an experiment."""
-    checked = experiment_of(wildcards).checked
+    experiment = planned(wildcards)
     # Data sets are imported by name, which import statements do not show.
-    read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in checked.settings.downloads()]
-    return code_digest(f"{checked.room}.data", *read)
+    read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in experiment.settings.downloads()]
+    return code_digest(f"{rooms.package(experiment)}.data", *read)
 
 
 def train_code(wildcards):
     """A digest of the library files behind one optimizer's runs."""
-    checked = experiment_of(wildcards).checked
-    with told():
-        optimizer_rule = experiment_of(wildcards).rule(wildcards.optimizer)
-    return code_digest(f"{checked.room}.training", f"{optim.__name__}.{optimizer_rule}")
+    experiment = planned(wildcards)
+    with exit_on_user_error():
+        optimizer = experiment.optimizer(wildcards.optimizer)
+    return code_digest(f"{rooms.package(experiment)}.training", f"{optim.__name__}.{optimizer.rule}")
 
 
 def metrics_code(wildcards):
     """A digest of the library files behind the metrics of an experiment."""
-    return code_digest(f"{experiment_of(wildcards).checked.room}.metrics")
+    return code_digest(f"{rooms.package(planned(wildcards))}.metrics")
 
 
-def paper_code(module):
-    """A parameter function: a digest of the library files behind one module of a paper's room."""
+def figures_code(wildcards):
+    """A digest of the library files behind a paper's figures."""
+    return code_digest(f"workflow.lib.papers.{wildcards.paper}.figures")
 
-    def code(wildcards):
-        return code_digest(f"workflow.lib.papers.{wildcards.paper}.{module}")
 
-    return code
+def claims_code(wildcards):
+    """A digest of the library files behind a paper's claims."""
+    return code_digest(f"workflow.lib.papers.{wildcards.paper}.claims")
 
 
 @functools.cache
@@ -129,50 +153,16 @@ def code_digest(*roots):
     return digest.hexdigest()[:16]
 
 
-def project_file(path):
-    """A file of this project, relative to the working directory where that is shorter."""
-    return min((str(path), os.path.relpath(path)), key=len)
-
-
-def caption_template(wildcards):
-    """The text of a figure's caption."""
-    return project_file(f"{workflow.basedir}/workflow/report/{wildcards.paper}/{wildcards.figure}.rst")
-
-
-def figure_metrics(wildcards):
-    """The metric tables that a figure draws."""
-    with told():
-        names = plan.paper(wildcards.paper).figure(wildcards.figure).experiments
-    return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
-
-
-def paper_metrics(wildcards):
-    """All metric tables of a paper."""
-    with told():
-        names = plan.paper(wildcards.paper).experiments
-    return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
-
-
-def paper_figures(*papers):
-    """All figure files of some papers."""
-    return [
-        f"results/{paper}/figures/{figure}.{kind}"
-        for paper in papers
-        for figure in plan.paper(paper).figures
-        for kind in ("pdf", "png", "csv")
-    ]
-
-
 def training_device(wildcards):
     """The configured device for jobs that ask for a GPU, the CPU for all others."""
-    return plan.device if experiment_of(wildcards).checked.settings.needs().gpu else "cpu"
+    return plan.device if planned(wildcards).settings.needs().gpu else "cpu"
 
 
 def needs(what):
     """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory."""
 
     def needed(wildcards, attempt):
-        asked = getattr(experiment_of(wildcards).checked.settings.needs(), what)
+        asked = getattr(planned(wildcards).settings.needs(), what)
         return asked * attempt if what == "mem_mb" else asked
 
     return needed
@@ -185,7 +175,7 @@ def gpu_runs():
             f"{paper.name}/runs/{name}/"
             for paper in plan.papers.values()
             for name, experiment in paper.experiments.items()
-            if experiment.checked.settings.needs().gpu
+            if experiment.settings.needs().gpu
         )
         or "(?!)"
     )

@@ -38,13 +38,13 @@ rule generate:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=data_settings,
+        plan=handed(jobs.for_data),
         code=data_code,
     shell:
         "python -m workflow.lib generate"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
-        " --settings {params.settings:q}"
+        " --plan {params.plan:q}"
         " --datasets {input.datasets:q}"
         " --seeds {wildcards.seeds}"
         " --data {output.data:q}"

@@ -3,7 +3,7 @@
 
 rule draw:
     input:
-        metrics=figure_metrics,
+        metrics=metric_tables,
         template=caption_template,
     output:
         pdf="results/{paper}/figures/{figure}.pdf",
@@ -29,13 +29,13 @@ rule draw:
         mem_mb=2000,
         runtime=10,
     params:
-        section=figure_section,
-        code=paper_code("figures"),
+        plan=handed(jobs.for_figure, "figure"),
+        code=figures_code,
     shell:
         "python -m workflow.lib draw"
         " --paper {wildcards.paper}"
         " --figure {wildcards.figure}"
-        " --section {params.section:q}"
+        " --plan {params.plan:q}"
         " --metrics {input.metrics:q}"
         " --template {input.template:q}"
         " --pdf {output.pdf:q}"

@@ -16,7 +16,7 @@ rule measure:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=experiment_settings,
+        plan=handed(jobs.for_metrics),
         code=metrics_code,
         runs="results/{paper}/runs/{experiment}",
         blocks=blocks,
@@ -24,7 +24,7 @@ rule measure:
         "python -m workflow.lib measure"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
-        " --settings {params.settings:q}"
+        " --plan {params.plan:q}"
         " --data {input.data:q}"
         " --runs {params.runs:q}"
         " --blocks {params.blocks}"

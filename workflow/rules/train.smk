@@ -21,7 +21,7 @@ rule train:
         mem_mb=needs("mem_mb"),
         runtime=needs("runtime"),
     params:
-        settings=run_settings,
+        plan=handed(jobs.for_run, "optimizer"),
         code=train_code,
         device=training_device,
     shell:
@@ -29,7 +29,7 @@ rule train:
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --optimizer {wildcards.optimizer}"
-        " --settings {params.settings:q}"
+        " --plan {params.plan:q}"
         " --datasets {input.datasets:q}"
         " --data {input.data:q}"
         " --device {params.device}"

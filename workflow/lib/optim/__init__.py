@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from workflow.lib import settings
+from workflow.lib import settings, startup
 from workflow.lib.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 def build(name: str, parameters: Any, **hyperparameters: Any) -> torch.optim.Optimizer:
     """Make an optimizer by name, as `build("ngd", [w], step_size=0.1, stacked=True)`."""
-    from workflow.lib.optim._quick_start import trim
-
     rule = optimizer_class(name)
-    trim(rule)
+    startup.spare(rule)
     return rule(parameters, **hyperparameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
@@ -40,9 +40,3 @@ class Adam(torch.optim.Adam):
         if not step_size > 0:
             raise ValueError(f"step_size: expected a positive number, found {step_size}")
         super().__init__(params, lr=step_size, betas=(beta1, beta2), eps=epsilon, weight_decay=weight_decay)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; with a closure, evaluate it first and return its loss."""
-        # Torch wraps its rule for steps that are differentiated through; the wrapper imports torch's compiler (1.3 s).
-        return torch.optim.Adam.step.__wrapped__(self, closure)  # type: ignore[attr-defined,no-any-return]

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
+from workflow.lib.contract import Measured
 from workflow.lib.max_margin import max_margin
-from workflow.lib.papers import Measured
 from workflow.lib.papers.ntp import language
 from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions
+from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
 
 CLAIMS: Registry[Measured] = Registry()
-Experiments = Mapping[str, Experiment]
+Experiments = Mapping[str, Experiment[TwoStage, TwoStageOptions]]
 
 
 def _curve(metrics: Metrics, experiment: str, metric: str) -> Curve:
@@ -23,24 +23,16 @@ def _curve(metrics: Metrics, experiment: str, metric: str) -> Curve:
     return metrics.curve(experiment, metric, metrics.optimizers(experiment)[0])
 
 
-def _steps(experiments: Experiments, experiment: str) -> TwoStage:
-    settings = experiments[experiment].settings
-    assert isinstance(settings, TwoStage)
-    return settings
-
-
 def _step_sizes(experiments: Experiments, experiment: str) -> tuple[float, float]:
     """eta_0 of stage 1 and eta of stage 2; NaN where the optimizer has no step size."""
     optimizer = next(iter(experiments[experiment].optimizers.values()))
-    assert isinstance(optimizer.options, TwoStageOptions)
     return float(optimizer.hyperparameters.get("step_size", np.nan)), optimizer.options.step_size_kq
 
 
 @CLAIMS("ntp.fig1.collocation_orders")
-def collocation_orders(metrics: Metrics, experiments: Experiments) -> float:
+def collocation_orders(metrics: Metrics, experiments: Mapping[str, Experiment[Strings]]) -> float:
     """Whether the example's derived language is the printed one."""
     settings = experiments["example"].settings
-    assert isinstance(settings, Strings)
     data, alphabet = language.from_strings(settings.strings)
     pairs = np.argwhere(language.orders(data))
     orders = {f"{alphabet[better]}>{alphabet[worse]} for {alphabet[query]}" for query, better, worse in pairs}
@@ -52,7 +44,7 @@ def collocation_orders(metrics: Metrics, experiments: Experiments) -> float:
 @CLAIMS("ntp.fig1.example2")
 def example2(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The least probability of the expected continuations."""
-    return _curve(metrics, "example", "probe_probability").values.min(axis=1)
+    return metrics.array("example", "probe_probability", metrics.optimizers("example")[0]).min(axis=1)
 
 
 @CLAIMS("ntp.data.realizable")
@@ -76,7 +68,7 @@ def value_target(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 @CLAIMS("ntp.target.ov_norm")
 def value_target_norm(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The norm of W_ov* less sqrt(|V| - 1)."""
-    size = metrics.curve("two_stage", "collocation").steps.size
+    size = metrics.array("two_stage", "collocation").shape[1]
     return metrics.value("two_stage", "norm_value_target") - np.sqrt(size - 1)
 
 
@@ -164,7 +156,7 @@ def exact_direction_and_norm(metrics: Metrics, experiments: Experiments) -> np.n
 def exact_loss(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The largest relative error of the closed form of L0, with |V| - 1 in the place of 19."""
     loss = _curve(metrics, "zero_init", "loss_ov")
-    others = metrics.curve("zero_init", "collocation").steps.size - 1
+    others = metrics.array("zero_init", "collocation").shape[1] - 1
     eta_0, _ = _step_sizes(experiments, "zero_init")
     closed = np.log1p(others * np.exp(-eta_0 * loss.steps / np.sqrt(others)))
     return np.abs(loss.values / closed - 1).max(axis=1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ntp import language
 from workflow.lib.papers.ntp.settings import RandomSentences, Strings
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
+def generate(experiment: Experiment[RandomSentences | Strings], seed: Seed) -> Arrays:
     """Make a realizable data set and check Assumptions 1 and 3 on it.
 
     Returns:
@@ -23,7 +23,6 @@ def generate(experiment: Experiment, seed: Seed) -> Arrays:
     if isinstance(settings, Strings):
         data, _ = language.from_strings(settings.strings)
     else:
-        assert isinstance(settings, RandomSentences)
         data = language.random_sentences(
             settings.vocabulary_size, settings.sentences, settings.lengths, seed.generator("data")
         )

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import softmax
 
-from workflow.lib.experiments import Experiment
+from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.max_margin import max_margin
 from workflow.lib.papers.ntp import language
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.settings import Strings, TwoStage
 from workflow.lib.papers.ntp.snapshots import snapshot_steps
-from workflow.lib.runs import DATA, Run, Trace
+from workflow.lib.plan.model import Experiment
+from workflow.lib.runs import DATA, Trace
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+def measure(experiment: Experiment[TwoStage], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """Everything that the figures and claims of this paper read.
 
     Per optimizer: what training recorded, the alignments `cos_ov` and `cos_kq` with the max-margin targets, the
@@ -38,27 +39,23 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     errors = [np.abs(w - closed).max() for w, closed in zip(value_targets, closed_forms, strict=True)]
     facts.record("value_target_error", 0, errors)
     facts.record("norm_key_query_target", 0, [np.linalg.norm(w) for w in key_query_targets])
-    # The language itself, for the schematic: what follows x, and the role of x for the query q, at q V + x.
-    size = sets[0].vocabulary_size
-    facts.record("collocation", np.arange(size), [d.collocation for d in sets])
-    facts.record("role", np.arange(size * size), [language.roles(language.orders(d)).ravel() for d in sets])
+    # The language itself, for the schematic: what follows x, and the role of x for the query q, at index (q, x).
+    facts.record_array("collocation", 0, [d.collocation for d in sets])
+    facts.record_array("role", 0, [language.roles(language.orders(d)) for d in sets])
     measured[DATA] = facts
     return measured
 
 
 def _measure_run(
-    experiment: Experiment,
+    experiment: Experiment[TwoStage],
     sets: Sequence[DataSet],
     value_targets: Sequence[np.ndarray],
     key_query_targets: Sequence[np.ndarray],
     run: Run,
 ) -> Trace:
     settings = experiment.settings
-    assert isinstance(settings, TwoStage)
     trace = Trace(run.seeds)
-    for metric in run.trace.metrics:
-        curve = run.trace[metric]
-        trace.record(metric, curve.steps, curve.values)
+    trace.update(run.trace)
     steps_ov, steps_kq = snapshot_steps(settings.steps_ov), snapshot_steps(settings.steps_kq)
     size = sets[0].vocabulary_size
     # Tokens span the first V of the d dimensions; nothing else ever moves.
@@ -84,7 +81,7 @@ def _measure_run(
         _, alphabet = language.from_strings(settings.strings)
         sentences, following = language.encode(settings.probes, alphabet)
         probabilities = [predict(v, w, sentences, following)[1] for v, w, _ in last]
-        trace.record("probe_probability", np.arange(len(settings.probes)), probabilities)
+        trace.record_array("probe_probability", settings.steps_kq, probabilities)
     return trace
 
 

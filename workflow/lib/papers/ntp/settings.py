@@ -26,6 +26,10 @@ class TwoStage(Settings):
     init: Literal["zero", "uniform"]
     init_scale: NonNegative
 
+    def dimension(self, vocabulary_size: int) -> int:
+        """The embedding dimension d for a vocabulary: as small as orthonormal tokens allow, unless the kind says."""
+        return vocabulary_size
+
 
 class RandomSentences(TwoStage):
     """A random realizable data set: every one-token sentence, and random longer ones (section 3)."""
@@ -34,6 +38,10 @@ class RandomSentences(TwoStage):
     embedding_dimension: Count
     sentences: Count
     lengths: tuple[Count, ...] = Field(min_length=1)
+
+    def dimension(self, vocabulary_size: int) -> int:
+        """The embedding dimension d."""
+        return self.embedding_dimension
 
     @model_validator(mode="after")
     def _possible(self) -> RandomSentences:
@@ -74,3 +82,10 @@ class Strings(TwoStage):
 
 
 KINDS: dict[str, type[Settings]] = {"random_sentences": RandomSentences, "strings": Strings}
+DRAWINGS = {
+    "fig1": (Strings,),
+    "fig2": (TwoStage,),
+    "extra_zero_init": (TwoStage,),
+    "extra_rates": (TwoStage, TwoStage),
+    "extra_dataset_shift": (TwoStage,),
+}

@@ -7,19 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers import Job
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values
-from workflow.lib.papers.ntp.settings import RandomSentences, TwoStage
+from workflow.lib.papers.ntp.settings import TwoStage, TwoStageOptions
 from workflow.lib.papers.ntp.snapshots import snapshot_steps
-from workflow.lib.runs import Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 
 LossAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(
+    experiment: Experiment[TwoStage, TwoStageOptions],
+    optimizer: Optimizer[TwoStageOptions],
+    data: Mapping[int, Arrays],
+    job: Job,
+) -> Run:
     """Run both stages for all seeds at once, stacked along the leading dimension.
 
     Returns:
@@ -29,12 +34,11 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
         last ones are final.
     """
     settings = experiment.settings
-    assert isinstance(settings, TwoStage)
     sets = [DataSet.from_arrays(arrays) for arrays in data.values()]
     value, key_query = initial(experiment, list(data), sets[0].vocabulary_size)
     second = dict(optimizer.hyperparameters)
     if "step_size" in second:
-        second["step_size"] = optimizer.options.step_size_kq  # type: ignore[attr-defined]
+        second["step_size"] = optimizer.options.step_size_kq
 
     values = Values(sets)
     first_stage = optimizer.build([value], stacked=True)
@@ -52,11 +56,10 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     return Run(trace, {"value": value_snapshots, "key_query": key_query_snapshots})
 
 
-def initial(experiment: Experiment, seeds: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def initial(experiment: Experiment[TwoStage], seeds: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The starting W_ov (seeds, V, d) and W_kq (seeds, d, d): zero as printed, or uniform as the curves suggest."""
     settings = experiment.settings
-    assert isinstance(settings, TwoStage)
-    dimension = settings.embedding_dimension if isinstance(settings, RandomSentences) else size
+    dimension = settings.dimension(size)
     scale = settings.init_scale if settings.init == "uniform" else 0.0
 
     def draw(purpose: str, rows: int) -> torch.Tensor:

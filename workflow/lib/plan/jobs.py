@@ -1,0 +1,99 @@
+"""What one job gets of the plan: one JSON file of the shape of the paper's YAML, named by its content.
+
+A job's parameters hold the file's path. So a job reruns when what it gets has changed and not otherwise, its command
+line stays short however many experiments a paper has, and a plan that is only looked at changes no file of a running
+one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from workflow.lib.errors import UserError
+from workflow.lib.files import readable, write_text
+from workflow.lib.plan.model import Experiment, Paper, Room
+
+
+def for_data(experiment: Experiment) -> dict[str, Any]:
+    """What data depend on: the settings, without evidence."""
+    return {"experiments": {experiment.name: _bare(experiment, ())}}
+
+
+def for_run(experiment: Experiment, label: str) -> dict[str, Any]:
+    """What one optimizer's runs depend on."""
+    return {"experiments": {experiment.name: _bare(experiment, [experiment.optimizer(label).label])}}
+
+
+def for_metrics(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment's metrics depend on."""
+    return {"experiments": {experiment.name: _bare(experiment, experiment.optimizers)}}
+
+
+def for_figure(paper: Paper, name: str) -> dict[str, Any]:
+    """What a figure and its caption depend on: its experiments, with evidence."""
+    figure = paper.figure(name)
+    used = {experiment: _sourced(paper.experiments[experiment]) for experiment in figure.experiments}
+    return {**_head(paper), "experiments": used, "figures": _named({name: figure})}
+
+
+def for_claims(paper: Paper) -> dict[str, Any]:
+    """What a paper's claims depend on: every experiment, with evidence."""
+    used = {name: _sourced(experiment) for name, experiment in paper.experiments.items()}
+    return {**_head(paper), "experiments": used, "figures": _named(paper.figures), "claims": _named(paper.claims)}
+
+
+def hand(folder: Path | str, name: str, section: Mapping[str, Any]) -> str:
+    """Write what a job gets, unless it is there, and return the file's path."""
+    text = json.dumps(section, separators=(",", ":"), ensure_ascii=False)
+    path = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        write_text(path, text)
+    return str(path)
+
+
+def take(path: Path, room: Room) -> Paper:
+    """Read what a job got."""
+    with readable(path):
+        section = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: expected a mapping laid out as the paper's YAML, found {type(section).__name__}")
+    return Paper.read(room, section)
+
+
+def _bare(experiment: Experiment, labels: Collection[str]) -> dict[str, Any]:
+    """An experiment as YAML gives it, with some of its optimizers, without evidence or anything that is only read."""
+    return {
+        "kind": experiment.kind,
+        "settings": {key: setting.bare() for key, setting in experiment.given.items() if key != "seeds"},
+        "optimizers": {
+            label: {key: setting.bare() for key, setting in experiment.optimizers[label].given.items()}
+            for label in labels
+        },
+    }
+
+
+def _sourced(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as YAML gives it, every value with its evidence."""
+    given = {key: setting.model_dump() for key, setting in experiment.given.items()}
+    return {
+        "kind": experiment.kind,
+        "about": experiment.about,
+        "seeds": given.pop("seeds"),
+        "settings": given,
+        "optimizers": {
+            label: {key: setting.model_dump() for key, setting in optimizer.given.items()}
+            for label, optimizer in experiment.optimizers.items()
+        },
+    }
+
+
+def _head(paper: Paper) -> dict[str, Any]:
+    return {"title": paper.title, "authors": paper.authors, "venue": paper.venue}
+
+
+def _named(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry.model_dump(mode="json", exclude={"name"}) for name, entry in entries.items()}

@@ -1,0 +1,454 @@
+"""What runs: a plan holds papers, a paper its experiments, figures and claims; every value with its evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from typing_extensions import TypeVar
+
+from workflow.lib import optim
+from workflow.lib.errors import UserError, unknown
+from workflow.lib.plan import reading
+from workflow.lib.plan.checking import checked, named
+from workflow.lib.settings import Count, Options, Settings
+from workflow.lib.streams import Seed
+
+if TYPE_CHECKING:
+    import torch
+
+Source = Literal["paper", "inferred", "recalled", "derived", "choice", "user"]
+S = TypeVar("S", bound=Settings, default=Any)
+O = TypeVar("O", bound=Options, default=Any)  # noqa: E741
+
+# Labels that the tables of metrics use for something else.
+RESERVED = ("data",)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the plan has to know of a paper's room (see `workflow.lib.rooms`).
+
+    Attributes:
+        paper: short name.
+        kinds: kind of experiment -> its settings class.
+        drawings: drawing function -> the settings classes of the experiments it draws, in order; a last `...` stands
+            for any number more of the one before.
+        claims: the ids of the claims that can be measured.
+    """
+
+    paper: str
+    kinds: Mapping[str, type[Settings]]
+    drawings: Mapping[str, tuple[Any, ...]]
+    claims: Callable[[], Collection[str]]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(_Model):
+    """A value with its evidence."""
+
+    value: Any
+    source: Source = Field("user", description="one of paper, inferred, recalled, derived, choice, user")
+    where: str = ""
+
+    @classmethod
+    def read(cls, found: Any, where: str) -> Setting:
+        """A setting from `{value, source, where}` or from a bare value, which is the user's."""
+        return checked(cls, found if isinstance(found, Mapping) else {"value": found}, where)
+
+    def bare(self) -> Any:
+        """The value alone, in a form that `read` takes."""
+        return {"value": self.value} if isinstance(self.value, Mapping) else self.value
+
+
+class Optimizer(_Model, Generic[O]):
+    """An entry under `optimizers`: a rule with its hyper-parameters, and the room's own options."""
+
+    label: str
+    rule: str
+    given: Mapping[str, Setting]
+    hyperparameters: Mapping[str, Any]
+    options: O
+
+    @classmethod
+    def read(cls, label: str, entry: Any, options: type[Options], where: str) -> Optimizer:
+        """Check one entry.
+
+        Raises:
+            UserError: naming the key, what was found and what is allowed.
+        """
+        if named(label, where) in RESERVED:
+            raise UserError(f"{where}: the label {label!r} is taken by the tables; choose another one with `rule:`")
+        if not isinstance(entry, Mapping):
+            raise UserError(
+                f"{where}: expected a mapping of hyper-parameters to values, which may be empty ({{}}); found {entry!r}"
+            )
+        given = {key: Setting.read(value, f"{where}.{key}") for key, value in entry.items()}
+        rule = given["rule"].value if "rule" in given else label
+        if rule not in optim.names():
+            raise UserError(f"{where}: {unknown('optimizer', rule, optim.names())}")
+        values = {key: setting.value for key, setting in given.items() if key != "rule"}
+        known = optim.hyperparameters(rule)
+        for key in values:
+            if key not in known.model_fields and key not in options.model_fields:
+                allowed = [*known.model_fields, *options.model_fields]
+                raise UserError(f"{where}: {unknown('hyper-parameter', key, allowed)}")
+        own = checked(known, {k: v for k, v in values.items() if k in known.model_fields}, where, "hyper-parameter")
+        rest = checked(options, {k: v for k, v in values.items() if k not in known.model_fields}, where, "option")
+        return cls(
+            label=label,
+            rule=rule,
+            given=given,
+            hyperparameters={key: getattr(own, key) for key in known.model_fields},
+            options=rest,
+        )
+
+    def build(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
+        """Make the torch optimizer for some parameters."""
+        return optim.build(self.rule, parameters, **{**self.hyperparameters, **more})
+
+
+class _Entry(_Model):
+    """An experiment as its YAML gives it."""
+
+    kind: str
+    about: str = ""
+    seeds: Any = 1
+    settings: dict[str, Any]
+    optimizers: dict[str, Any] = Field(description="labels with their hyper-parameters")
+
+
+class _Seeds(_Model):
+    seeds: Annotated[Count, Field(le=100_000)] = Field(description="a whole number of at least 1")
+
+
+class Experiment(_Model, Generic[S, O]):
+    """One experiment: typed settings and optimizers, and what the YAML gave, every value with its evidence.
+
+    `folders` are those of the real data sets that were fetched for it.
+    """
+
+    paper: str
+    name: str
+    kind: str
+    about: str
+    given: Mapping[str, Setting]
+    settings: S
+    optimizers: Mapping[str, Optimizer[O]]
+    folders: Mapping[str, Path] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, room: Room, name: str, section: Any) -> Experiment:
+        """Check one entry under `experiments`.
+
+        Raises:
+            UserError: naming the key, what was found and what is allowed.
+        """
+        where = f"{room.paper}.experiments.{name}"
+        entry = checked(_Entry, section, where)
+        if entry.kind not in room.kinds:
+            raise UserError(f"{where}.kind: {unknown('kind', entry.kind, room.kinds)}")
+        kind = room.kinds[entry.kind]
+        given = {key: Setting.read(value, f"{where}.settings.{key}") for key, value in entry.settings.items()}
+        settings = checked(kind, {key: v.value for key, v in given.items()}, f"{where}.settings", "setting")
+        optimizers = {
+            label: Optimizer.read(label, values, kind.options, f"{where}.optimizers.{label}")
+            for label, values in entry.optimizers.items()
+        }
+        seeds = entry.seeds if isinstance(entry.seeds, Mapping) else {"value": entry.seeds, "source": "choice"}
+        counted = Setting.read(seeds, f"{where}.seeds")
+        checked(_Seeds, {"seeds": counted.value}, where)
+        given = {"seeds": counted, **given}
+        about = {"kind": entry.kind, "about": entry.about}
+        return cls(paper=room.paper, name=name, **about, given=given, settings=settings, optimizers=optimizers)
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return int(self.given["seeds"].value)
+
+    def optimizer(self, label: str) -> Optimizer[O]:
+        """An optimizer by label, or a UserError that lists the labels."""
+        if label not in self.optimizers:
+            raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', label, self.optimizers)}")
+        return self.optimizers[label]
+
+    def folder(self, dataset: str) -> Path:
+        """The folder of a real data set that was fetched for this experiment."""
+        if dataset not in self.folders:
+            raise UserError(f"--datasets: {self.paper}.{self.name} needs the manifest of the data set {dataset!r}")
+        return self.folders[dataset]
+
+    def seed(self, number: int) -> Seed:
+        """One seed of this experiment, the source of its random streams."""
+        return Seed(self.paper, self.name, number)
+
+    def sourced(self) -> Iterator[tuple[str, Setting]]:
+        """Every given value but the number of seeds, with its name; an optimizer's as `label.name`."""
+        yield from ((key, setting) for key, setting in self.given.items() if key != "seeds")
+        for optimizer in self.optimizers.values():
+            yield from ((f"{optimizer.label}.{key}", setting) for key, setting in optimizer.given.items())
+
+    def own(self, optimizers: Collection[str]) -> list[str]:
+        """What the user set, of the experiment and of some of its optimizers, as `name = value`."""
+        return [
+            f"{self.name}.{name} = {setting.value}"
+            for name, setting in [("seeds", self.given["seeds"]), *self.sourced()]
+            if setting.source == "user" and ("." not in name or name.split(".")[0] in optimizers)
+        ]
+
+    def blocks(self, size: int) -> list[str]:
+        """The seeds cut into blocks of at most `size`, named `0-9`, `10-19`, or `3` for a single one."""
+        starts = range(0, self.seeds, size)
+        return [block_name(start, min(start + size, self.seeds) - 1) for start in starts]
+
+
+def block_name(first: int, last: int) -> str:
+    """The name of a block of seeds.
+
+    >>> block_name(0, 4), block_name(3, 3)
+    ('0-4', '3')
+    """
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def block_seeds(name: str) -> list[int]:
+    """The seeds of a block.
+
+    >>> block_seeds("2-4")
+    [2, 3, 4]
+    """
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name)
+    seeds = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
+    if not seeds:
+        raise UserError(f"seeds: expected one seed such as 3 or a block such as 0-9, found {name!r}")
+    return seeds
+
+
+class Figure(_Model):
+    """One figure: the experiments it draws, and `draws`, the drawing function, by default the figure's own."""
+
+    name: str
+    title: str
+    experiments: tuple[str, ...]
+    draws: str = ""
+
+    @property
+    def drawing(self) -> str:
+        """The drawing function, which the caption's template is named after too."""
+        return self.draws or self.name
+
+
+class Claim(_Model):
+    """One entry of a paper's ledger, with its acceptance band (an open end is None).
+
+    `source` says where the claim comes from, `band` where the band does (the same unless said); `share` of the seeds
+    must lie in it; `reason` is why the claim fails at the shipped settings, where it does.
+    """
+
+    name: str
+    figure: str | None
+    statement: str
+    low: float | None = Field(None, allow_inf_nan=False, description="a number, or null for no lower end")
+    high: float | None = Field(None, allow_inf_nan=False, description="a number, or null for no upper end")
+    share: float = Field(1.0, gt=0, le=1, description="the share of seeds that must lie in the band")
+    source: Source = Field(description="one of paper, inferred, recalled, derived, choice, user")
+    band: Source | None = Field(None, description="one of paper, inferred, recalled, derived, choice, user")
+    where: str = ""
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_band(self) -> Claim:
+        if self.low is None and self.high is None:
+            raise ValueError("low, high: expected a number for at least one end of the band, found neither")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low, high: expected low <= high, found {self.low:g} and {self.high:g}")
+        return self
+
+    @property
+    def evidence(self) -> str:
+        """Where the claim and its band come from, in words."""
+        told = self.source if self.band in (None, self.source) else f"{self.source}; band {self.band}"
+        return f"{told} ({self.where})" if self.where else told
+
+
+class _Paper(_Model):
+    """A paper as its YAML gives it."""
+
+    title: str = ""
+    authors: str = ""
+    venue: str = ""
+    experiments: dict[str, Any] = Field(default_factory=dict)
+    figures: dict[str, Any] = Field(default_factory=dict)
+    claims: dict[str, Any] = Field(default_factory=dict)
+
+
+class Paper(_Model):
+    """One paper of the plan."""
+
+    name: str
+    title: str
+    authors: str
+    venue: str
+    experiments: Mapping[str, Experiment]
+    figures: Mapping[str, Figure]
+    claims: Mapping[str, Claim]
+
+    @classmethod
+    def read(cls, room: Room, section: Mapping[str, Any]) -> Paper:
+        """Check a paper's YAML, or a part of it that keeps its shape.
+
+        Raises:
+            UserError: naming the key, what was found and what is allowed.
+        """
+        entry = checked(_Paper, section, room.paper)
+        for name, found in entry.experiments.items():
+            named(name, f"{room.paper}.experiments")
+            if isinstance(found, Mapping) and "kind" not in found:
+                raise UserError(
+                    f"{room.paper}.experiments: {unknown('experiment', name, set(entry.experiments) - {name})} "
+                    "A new one needs `kind`, or `like` and the name of the experiment to start from."
+                )
+        experiments = {name: Experiment.read(room, name, found) for name, found in entry.experiments.items()}
+        figures = {name: _figure(room, name, found, experiments) for name, found in entry.figures.items()}
+        claims = {name: _claim(room, name, found, figures) for name, found in entry.claims.items()}
+        head = {"title": entry.title, "authors": entry.authors, "venue": entry.venue}
+        return cls(name=room.paper, **head, experiments=experiments, figures=figures, claims=claims)
+
+    def experiment(self, name: str) -> Experiment:
+        """An experiment by name, or a UserError that lists them."""
+        if name not in self.experiments:
+            raise UserError(f"{self.name}: {unknown('experiment', name, self.experiments)}")
+        return self.experiments[name]
+
+    def figure(self, name: str) -> Figure:
+        """A figure by name, or a UserError that lists them."""
+        if name not in self.figures:
+            raise UserError(f"{self.name}: {unknown('figure', name, self.figures)}")
+        return self.figures[name]
+
+
+def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experiment]) -> Figure:
+    where = f"{room.paper}.figures.{name}"
+    if not re.fullmatch(r"fig[0-9]+|extra_[a-z0-9_]+", str(name)):
+        raise UserError(
+            f"{room.paper}.figures: expected fig1, fig2, ... as in the paper, or extra_<name> for what goes beyond it; "
+            f"found {name!r}"
+        )
+    figure = checked(Figure, {"name": name, **found} if isinstance(found, Mapping) else found, where)
+    if figure.drawing not in room.drawings:
+        if figure.draws:
+            raise UserError(f"{where}.draws: {unknown('drawing', figure.draws, room.drawings)}")
+        raise UserError(f"{where}: {unknown('figure', name, room.drawings)} A new one needs `draws` and one of these.")
+    for experiment in figure.experiments:
+        if experiment not in experiments:
+            raise UserError(
+                f"{where}.experiments: {unknown('experiment', experiment, experiments)} "
+                f"To leave the figure out: `{name}: null`."
+            )
+    expected = [*room.drawings[figure.drawing]]
+    if expected[-1:] == [...]:
+        expected = expected[:-1] + [expected[-2]] * max(0, len(figure.experiments) - len(expected) + 1)
+    kinds = [sorted(key for key, kind in room.kinds.items() if issubclass(kind, wanted)) for wanted in expected]
+    told = ", ".join(" or ".join(names) for names in kinds)
+    if len(kinds) != len(figure.experiments):
+        raise UserError(f"{where}.experiments: expected one of each kind: {told}; found {list(figure.experiments)}")
+    for experiment, allowed in zip(figure.experiments, kinds, strict=True):
+        if experiments[experiment].kind not in allowed:
+            raise UserError(
+                f"{where}.experiments: {figure.drawing} draws experiments of the kind {told}; found {experiment!r} "
+                f"of the kind {experiments[experiment].kind}"
+            )
+    return figure
+
+
+def _claim(room: Room, name: str, found: Any, figures: Mapping[str, Figure]) -> Claim:
+    where = f"{room.paper}.claims.{name}"
+    if name not in room.claims():
+        raise UserError(f"{room.paper}.claims: {unknown('claim', name, room.claims())}")
+    claim = checked(Claim, {"name": name, **found} if isinstance(found, Mapping) else found, where)
+    if claim.figure is not None and claim.figure not in {*figures, *room.drawings}:
+        raise UserError(f"{where}.figure: {unknown('figure', claim.figure, figures)}")
+    return claim
+
+
+def _names(found: Any) -> Any:
+    if not isinstance(found, list | tuple) or not found or len({*map(str, found)}) < len(found):
+        raise ValueError("expected a list without repetitions")
+    return found
+
+
+class _Run(_Model):
+    """What `config/config.yaml` says beside the papers."""
+
+    seeds: Annotated[Count, Field(le=100_000)] | None = Field(
+        None, description="a whole number of at least 1, or null for each experiment's own number"
+    )
+    seeds_per_job: Count = Field(10, description="a whole number of at least 1")
+    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="one of cpu, cuda, auto")
+    container: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="an image for --sdm apptainer, such as figures.sif or docker://..., or null for none"
+    )
+    data_dir: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="a folder with the official files of the real data sets, or null to fetch them"
+    )
+
+
+class Config(_Run):
+    """The keys of `config/config.yaml`, but for those that are papers' names."""
+
+    papers: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        description="a list of papers' short names, at least one"
+    )
+
+
+class Plan(_Run):
+    """Everything that the workflow may run."""
+
+    papers: Mapping[str, Paper]
+
+    def paper(self, name: str) -> Paper:
+        """A paper of this plan by name, or a UserError that lists them."""
+        if name not in self.papers:
+            raise UserError(unknown("paper", name, self.papers))
+        return self.papers[name]
+
+
+def make_plan(config: Mapping[str, Any], room_of: Callable[[str], Room], known: Collection[str]) -> Plan:
+    """Check a whole configuration and make the plan.
+
+    Args:
+        config: the keys of `Config`, and under a paper's name whatever a user lays over its YAML.
+        room_of: finds a paper's room.
+        known: the names of all papers.
+
+    Raises:
+        UserError: naming the key or file, what was found, what is allowed.
+    """
+    run = checked(Config, {key: value for key, value in config.items() if key not in known}, "config")
+    for name in run.papers:
+        if name not in known:
+            raise UserError(f"config.papers: {unknown('paper', name, known)}")
+    papers = {name: load_paper(room_of(name), config.get(name), run.seeds) for name in run.papers}
+    return Plan(**{**run.model_dump(), "papers": papers})
+
+
+def load_paper(room: Room, mine: Any = None, seeds: int | None = None) -> Paper:
+    """A paper's YAML with a user's changes laid over it, checked.
+
+    Args:
+        room: the paper's.
+        mine: changes, as nested mappings of the same layout; None for none.
+        seeds: the number of seeds of every experiment, in place of its own.
+    """
+    laid = reading.lay(reading.shipped(room.paper), {} if mine is None else mine, room.paper)
+    if seeds is not None:
+        laid = reading.lay(laid, {"experiments": {name: {"seeds": seeds} for name in laid["experiments"]}}, room.paper)
+    return Paper.read(room, laid)

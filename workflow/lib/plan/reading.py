@@ -1,0 +1,146 @@
+"""Reading YAML, and laying a user's values over the shipped ones so that none keeps evidence that is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workflow.lib.errors import UserError, from_os_error, unknown
+
+ROOT = Path(__file__).parents[3]
+
+_USER = {"source": "user", "where": ""}
+
+
+def shipped(paper: str) -> dict[str, Any]:
+    """`config/papers/<paper>.yaml` with the ledger of `config/claims/<paper>.yaml` under `claims`."""
+    return {
+        **read_yaml(ROOT / "config" / "papers" / f"{paper}.yaml"),
+        "claims": read_yaml(ROOT / "config" / "claims" / f"{paper}.yaml"),
+    }
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping, with the file and line named when it is not one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise from_os_error(error) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
+    try:
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace(' in "<unicode string>"', " at").split())
+        raise UserError(f"{path}: is not valid YAML. {reason}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected keys with values, found {type(loaded).__name__}")
+    return loaded
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A safe loader that refuses a key given twice instead of dropping the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def lay(base: Mapping[str, Any], mine: Any, paper: str) -> dict[str, Any]:
+    """Lay a user's changes over a paper's YAML.
+
+    A changed value is tagged `user` unless it brings a source of its own; null removes an experiment, optimizer,
+    figure or claim; `like: <name>` starts a new experiment, figure or claim from another one.
+
+    Args:
+        base: as `shipped` returns it.
+        mine: nested mappings of the same layout, in which bare values are enough.
+        paper: its name, for messages.
+
+    Raises:
+        UserError: naming what cannot be laid over anything.
+    """
+    laid = dict(base)
+    for key, value in _mapping(mine, paper).items():
+        entry = _ENTRIES.get(key)
+        laid[key] = value if entry is None else _collection(base.get(key, {}), value, f"{paper}.{key}", entry)
+    return laid
+
+
+def _collection(base: Mapping[str, Any], mine: Any, where: str, entry: Any) -> dict[str, Any]:
+    """Lay entries over entries by name."""
+    laid = dict(base)
+    for name, value in _mapping(mine, where).items():
+        if value is None:
+            if name not in base:
+                raise UserError(f"{where}: null removes what is there, but this is an {unknown('entry', name, base)}")
+            del laid[name]
+            continue
+        changes = dict(_mapping(value, f"{where}.{name}"))
+        model = changes.pop("like", name)
+        if model != name and model not in base:
+            raise UserError(f"{where}.{name}.like: {unknown('entry', model, base)}")
+        laid[name] = entry(base.get(model, {}), changes, f"{where}.{name}")
+    return laid
+
+
+def _experiment(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> dict[str, Any]:
+    laid = {**base, **mine}
+    if "settings" in mine:
+        laid["settings"] = _values(base.get("settings", {}), _mapping(mine["settings"], f"{where}.settings"))
+    if "optimizers" in mine:
+        laid["optimizers"] = _collection(
+            base.get("optimizers", {}), mine["optimizers"], f"{where}.optimizers", _optimizer
+        )
+    if mine.get("seeds", base.get("seeds")) != base.get("seeds"):
+        laid["seeds"] = _value(base.get("seeds"), mine["seeds"])
+    return laid
+
+
+def _optimizer(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> dict[str, Any]:
+    label = where.rpartition(".")[2]
+    if base and mine.get("rule", base.get("rule", label)) != base.get("rule", label):
+        # Another rule: what was read about the old one says nothing about this one.
+        base = {key: {**setting, **_USER} if isinstance(setting, Mapping) else setting for key, setting in base.items()}
+    return _values(base, mine)
+
+
+def _entry(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {**base, **mine}
+
+
+def _claim(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> dict[str, Any]:
+    changed = any(key in mine and mine[key] != base.get(key) for key in ("low", "high", "share"))
+    # The reason that a shipped claim fails is about its shipped band.
+    kept = {key: value for key, value in base.items() if key != "reason"} if changed else base
+    return {**kept, **({"band": "user"} if changed else {}), **mine}
+
+
+_ENTRIES = {"experiments": _experiment, "figures": _entry, "claims": _claim}
+
+
+def _values(base: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    return {**base, **{key: _value(base.get(key), value) for key, value in mine.items()}}
+
+
+def _value(base: Any, mine: Any) -> Any:
+    """One value laid over another; the same value keeps its evidence."""
+    given = dict(mine) if isinstance(mine, Mapping) and {"value", "source", "where"} & set(mine) else {"value": mine}
+    if isinstance(base, Mapping) and given.get("value", base.get("value")) == base.get("value"):
+        return {**base, **given}
+    return {**_USER, **given}
+
+
+def _mapping(found: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise UserError(f"{where}: expected a mapping laid out as in the shipped YAML, found {found!r}")
+    return found

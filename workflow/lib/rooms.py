@@ -1,0 +1,75 @@
+"""The rooms: one folder per paper, found by name. No rule and no stage names a paper."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
+from workflow.lib.errors import UserError, unknown
+from workflow.lib.plan import model
+from workflow.lib.plan.model import Experiment, Paper, Plan, Room
+
+_PAPERS = Path(__file__).parent / "papers"
+
+
+def papers() -> tuple[str, ...]:
+    """The short names of all papers that have a room."""
+    return tuple(sorted(path.parent.name for path in _PAPERS.glob("*/settings.py")))
+
+
+@cache
+def room(paper: str) -> Room:
+    """What the plan has to know of a paper's room.
+
+    Raises:
+        UserError: there is no such paper.
+    """
+    if paper not in papers():
+        raise UserError(unknown("paper", paper, papers()))
+    settings = importlib.import_module(f"workflow.lib.papers.{paper}.settings")
+    return Room(paper, settings.KINDS, settings.DRAWINGS, lambda: claims(paper))
+
+
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """Check a whole configuration (the keys of config.yaml, and changes under a paper's name) and make the plan."""
+    return model.make_plan(config, room, papers())
+
+
+def load_paper(name: str, mine: Any = None, seeds: int | None = None) -> Paper:
+    """A paper's YAML with a user's changes laid over it, checked."""
+    return model.load_paper(room(name), mine, seeds)
+
+
+def package(experiment: Experiment) -> str:
+    """The package with the data, training and metrics modules of an experiment's kind."""
+    family = experiment.settings.family
+    return f"workflow.lib.papers.{experiment.paper}" + (f".{family}" if family else "")
+
+
+def generate(experiment: Experiment) -> Generate:
+    """The data function of an experiment's room."""
+    return importlib.import_module(f"{package(experiment)}.data").generate  # type: ignore[no-any-return]
+
+
+def train(experiment: Experiment) -> Train:
+    """The training function of an experiment's room."""
+    return importlib.import_module(f"{package(experiment)}.training").train  # type: ignore[no-any-return]
+
+
+def measure(experiment: Experiment) -> Measure:
+    """The metrics function of an experiment's room."""
+    return importlib.import_module(f"{package(experiment)}.metrics").measure  # type: ignore[no-any-return]
+
+
+def figures(paper: str) -> Mapping[str, Draw]:
+    """The drawing functions of a paper, by name."""
+    return importlib.import_module(f"workflow.lib.papers.{paper}.figures").FIGURES  # type: ignore[no-any-return]
+
+
+def claims(paper: str) -> Mapping[str, Measured]:
+    """The measured sides of a paper's claims, by id."""
+    return importlib.import_module(f"workflow.lib.papers.{paper}.claims").CLAIMS  # type: ignore[no-any-return]

@@ -1,0 +1,125 @@
+"""Traces on disk: tidy Parquet tables, one row per recorded number (docs/glossary.md names every metric)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workflow.lib.files import atomic, readable
+from workflow.lib.runs import Metrics, Trace
+
+COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "index", "metric", "value")
+
+
+def write_traces(path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace]) -> None:
+    """Write the traces of several optimizers to one Parquet file, whole or not at all; NaN entries are left out."""
+    tables = [_table(trace, paper, experiment, optimizer) for optimizer, trace in traces.items()]
+    with atomic(path) as temporary:
+        pq.write_table(pa.concat_tables(tables).unify_dictionaries(), temporary, compression="zstd")
+
+
+def read_traces(*paths: Path | str) -> dict[str, Trace]:
+    """Read Parquet files written by `write_traces` (blocks of seeds are joined): optimizer -> trace."""
+    tables = []
+    for path in paths:
+        with readable(path):
+            table = pq.ParquetFile(path).read()
+            if tuple(table.column_names) != COLUMNS:
+                raise ValueError(f"its columns are {', '.join(table.column_names)}")
+        tables.append(table.cast(_SCHEMA))
+    joined = pa.concat_tables(tables)
+    names, codes = _codes(joined["optimizer"])
+    return {name: _trace(joined.take(_column(np.flatnonzero(codes == code)))) for code, name in enumerate(names)}
+
+
+def read_metrics(paths: Mapping[str, Path | str]) -> Metrics:
+    """Read the metric table of each named experiment."""
+    return Metrics({name: read_traces(path) for name, path in paths.items()})
+
+
+def _table(trace: Trace, paper: str, experiment: str, optimizer: str) -> pa.Table:
+    keys, curves = zip(*trace.items(), strict=True) if any(True for _ in trace.items()) else ((), ())
+    places = [np.nonzero(~np.isnan(curve.values)) for curve in curves]
+    sizes = [rows.size for rows, _ in places]
+    seeds = np.asarray(trace.seeds, dtype=np.int64)
+    nothing = np.empty(0, np.int64)
+    metrics, indices = (list(dict.fromkeys(part)) for part in (zip(*keys, strict=True) if keys else ((), ())))
+    same = np.zeros(sum(sizes), np.int32)
+
+    def codes(names: Sequence[str], part: int) -> np.ndarray:
+        known = {name: code for code, name in enumerate(names)}
+        return np.repeat(np.array([known[key[part]] for key in keys], dtype=np.int32), sizes)
+
+    return pa.table(
+        {
+            "paper": _labels([paper], same),
+            "experiment": _labels([experiment], same),
+            "optimizer": _labels([optimizer], same),
+            "seed": _column(np.concatenate([nothing, *(seeds[rows] for rows, _ in places)])),
+            "step": _column(
+                np.concatenate([nothing, *(c.steps[at] for c, (_, at) in zip(curves, places, strict=True))])
+            ),
+            "index": _labels(indices, codes(indices, 1)),
+            "metric": _labels(metrics, codes(metrics, 0)),
+            "value": _column(
+                np.concatenate([np.empty(0), *(c.values[p] for c, p in zip(curves, places, strict=True))])
+            ),
+        }
+    )
+
+
+def _trace(table: pa.Table) -> Trace:
+    """The trace of a table that holds one optimizer's runs."""
+    seeds, rows = np.unique(_numbers(table["seed"]), return_inverse=True)
+    trace = Trace(seeds.tolist())
+    steps, values = _numbers(table["step"]), _numbers(table["value"])
+    metrics, metric_codes = _codes(table["metric"])
+    indices, index_codes = _codes(table["index"])
+    # The entries of each metric and index, in order of appearance, by one sort instead of a comparison for each.
+    keys = metric_codes.astype(np.int64) * len(indices) + index_codes
+    order = np.argsort(keys, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1) if keys.size else []
+    for mine in sorted(groups, key=lambda group: int(group[0])):
+        at, columns = np.unique(steps[mine], return_inverse=True)
+        array = np.full((len(trace.seeds), at.size), np.nan)
+        array[rows[mine], columns] = values[mine]
+        trace.record(metrics[metric_codes[mine[0]]], at, array, indices[index_codes[mine[0]]])
+    return trace
+
+
+# `pa.array` and `np.asarray` of a column import pandas on the way, which costs a job more time than its tables do.
+# These wrap the same memory without it.
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """An array of numbers as a column."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _labels(names: Sequence[str], codes: np.ndarray) -> pa.DictionaryArray:
+    """A column of texts, each given by its index into `names`."""
+    texts = [name.encode() for name in names]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    dictionary = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(_column(codes), dictionary)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as an array."""
+    return np.from_dlpack(column.combine_chunks())
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The distinct texts of a column, in order of appearance, and the index of each entry into them."""
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), np.from_dlpack(encoded.indices)
+
+
+_SCHEMA = pa.schema(
+    [(name, {"seed": pa.int64(), "step": pa.int64(), "value": pa.float64()}.get(name, pa.string())) for name in COLUMNS]
+)

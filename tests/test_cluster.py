@@ -14,8 +14,8 @@ import pytest
 from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, dry_run, experiments, slurm_jobs
 from tests.conftest import ROOT, environment, job_counts
 from workflow.lib import cluster
-from workflow.lib.configuration import read_yaml
 from workflow.lib.errors import UserError
+from workflow.lib.plan.reading import read_yaml
 
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 TABLE = PROFILE / "partitions.yaml"
@@ -39,7 +39,7 @@ def test_every_rule_with_a_command_has_an_environment() -> None:
 def test_runs_that_ask_for_a_gpu_have_the_rule_for_it() -> None:
     optimizers = {0: 0, 1: 0}
     for experiment in experiments():
-        optimizers[experiment.checked.settings.needs().gpu] += len(experiment.optimizers)
+        optimizers[experiment.settings.needs().gpu] += len(experiment.optimizers)
     counts = job_counts(dry_run("--config", "seeds=1")[0])
     assert counts["train"] == optimizers[0]
     assert counts.get("train_on_gpu", 0) == optimizers[1]

@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import ROOT, copy_project, snakemake, stage
 from workflow.lib.errors import UserError
 from workflow.lib.files import atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
-from workflow.lib.runs import Trace, read_traces, write_traces
+from workflow.lib.runs import Trace
+from workflow.lib.tables import read_traces, write_traces
 
 GENERATE = ("generate", "--paper", "ntp", "--experiment", "two_stage")
 
@@ -43,8 +44,8 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("generate", "--paper", "npt", "--experiment", "x", "--seeds", "0"), ["unknown paper 'npt'", "'ntp'"]),
         (("generate", "--paper", "ntp", "--experiment", "two_stages", "--seeds", "0"), ["two_stages", "two_stage"]),
         ((*GENERATE, "--seeds", "3-1"), ["expected one seed", "'3-1'"]),
-        ((*GENERATE, "--seeds", "0", "--settings", "{"), ["--settings", "not valid JSON"]),
-        ((*GENERATE, "--seeds", "0", "--settings", "{}"), ["ntp.experiments.two_stage.kind", "None"]),
+        ((*GENERATE, "--seeds", "0", "--plan", "/none.json"), ["/none.json", "no such file"]),
+        ((*GENERATE, "--seeds", "0", "--plan", "/dev/null"), ["/dev/null", "cannot be read"]),
         (("paint",), ["paint", "generate"]),
     ],
 )

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from workflow.lib.configuration import load_paper
 
 from tests.conftest import ROOT
 from workflow.lib import datasets
-from workflow.lib.configuration import load_paper
 from workflow.lib.datasets import Sentences, cifar10, mnist, mnist_5k
 from workflow.lib.errors import UserError
 from workflow.lib.files import read_arrays, write_arrays

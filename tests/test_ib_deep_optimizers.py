@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from workflow.lib.experiments import parse
 
 from tests.reference import ib_deep as plain
 from workflow.lib import optim
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import parse
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"step_size": 0.1}),

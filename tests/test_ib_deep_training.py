@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from workflow.lib.configuration import ROOT as PROJECT
+from workflow.lib.configuration import load_paper, read_yaml
+from workflow.lib.experiments import Experiment, parse
 
 from tests.conftest import ROOT, environment, stage
 from tests.reference import ib_deep as plain
 from workflow.lib import devices
-from workflow.lib.configuration import ROOT as PROJECT
-from workflow.lib.configuration import load_paper, read_yaml
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment, parse
 from workflow.lib.papers import Job
 from workflow.lib.papers.ib.deep import bert, claims, figures, training
 from workflow.lib.papers.ib.deep.data import encoder_folder, generate

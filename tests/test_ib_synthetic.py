@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from workflow.lib.configuration import load_paper
+from workflow.lib.experiments import Experiment, parse
 
 from tests.reference import ib_synthetic as plain
 from workflow.lib import optim
-from workflow.lib.configuration import load_paper
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment, parse
 from workflow.lib.max_margin import max_margin
 from workflow.lib.papers import Job
 from workflow.lib.papers.ib.synthetic import rates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,23 @@ import pytest
 import torch
 
 from tests.reference import ntp as plain
-from workflow.lib.configuration import ROOT, load_paper, make_plan, read_yaml
+from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Job
 from workflow.lib.papers.ntp import language, metrics
 from workflow.lib.papers.ntp.data import generate
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values, cross_entropy
 from workflow.lib.papers.ntp.snapshots import snapshot_steps
 from workflow.lib.papers.ntp.training import gradient_error, initial, train
-from workflow.lib.runs import Run, read_traces, write_traces
+from workflow.lib.plan.model import Experiment
+from workflow.lib.rooms import load_paper
+from workflow.lib.tables import read_traces, write_traces
 
 EXAMPLE = ("SVOP", "VOP", "OPP", "PSV")
 
 
 def experiment(name: str = "two_stage", **settings: Any) -> Experiment:
-    checked = load_paper("ntp").experiment(name).checked
-    return replace(checked, settings=checked.settings.model_copy(update=settings))
+    return load_paper("ntp", {"experiments": {name: {"settings": settings}}}).experiment(name)
 
 
 def run(of: Experiment, seeds: list[int]) -> tuple[dict[int, Any], Run]:
@@ -228,10 +226,8 @@ def test_the_block_size_does_not_matter() -> None:
     _, together = run(of, list(range(10)))
     for seed in (0, 4, 9):
         _, alone = run(of, [seed])
-        for metric in together.trace.metrics:
-            np.testing.assert_allclose(
-                alone.trace[metric].values[0], together.trace[metric].values[seed], rtol=1e-9, err_msg=metric
-            )
+        for (metric, _), curve in together.trace.items():
+            np.testing.assert_allclose(alone.trace[metric].values[0], curve.values[seed], rtol=1e-9, err_msg=metric)
 
 
 def test_a_larger_embedding_changes_no_loss() -> None:
@@ -244,10 +240,9 @@ def test_a_larger_embedding_changes_no_loss() -> None:
 
 def test_another_optimizer_needs_one_line() -> None:
     """Adam beside NGD, as a user's overlay would say it."""
-    changes = {"experiments": {"two_stage": {"optimizers": {"adam": {"step_size": 0.01, "step_size_kq": 0.01}}}}}
-    shipped = read_yaml(ROOT / "config" / "config.yaml")
-    of = make_plan({**shipped, "papers": ["ntp"], "ntp": changes}).paper("ntp").experiment("two_stage").checked
-    of = replace(of, settings=of.settings.model_copy(update={"steps_ov": 60, "steps_kq": 20}))
+    adam = {"step_size": 0.01, "step_size_kq": 0.01}
+    changes = {"optimizers": {"adam": adam}, "settings": {"steps_ov": 60, "steps_kq": 20}}
+    of = load_paper("ntp", {"experiments": {"two_stage": changes}}).experiment("two_stage")
     trace = train(of, of.optimizers["adam"], {0: generate(of, of.seed(0))}, Job()).trace
     assert trace["loss_ov"].values[0, -1] < 0.9 * trace["loss_ov"].values[0, 0]
 

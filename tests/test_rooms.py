@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from workflow.lib import experiments, papers
-from workflow.lib.configuration import load_paper, make_plan, read_yaml
+from workflow.lib import rooms
+from workflow.lib.plan.reading import read_yaml
+from workflow.lib.rooms import load_paper, make_plan
 from workflow.lib.settings import Needs, Settings
 
-PAPERS = experiments.papers()
+PAPERS = rooms.papers()
 EXPERIMENTS = [(p, e) for p in PAPERS for e in load_paper(p).experiments]
 
 
@@ -29,8 +30,8 @@ def test_every_room_has_a_configuration_and_runs_by_default() -> None:
 @pytest.mark.parametrize("paper", PAPERS)
 def test_figures_claims_and_captions_match_the_configuration(paper: str) -> None:
     plan = load_paper(paper)
-    assert set(papers.figures(paper)) == set(plan.figures)
-    assert set(papers.claims(paper)) == set(plan.claims)
+    assert set(rooms.figures(paper)) == set(plan.figures) == set(rooms.room(paper).drawings)
+    assert set(rooms.claims(paper)) == set(plan.claims)
     captions = {path.stem for path in (ROOT / "workflow" / "report" / paper).glob("*.rst")}
     assert captions == set(plan.figures)
     for claim in plan.claims.values():
@@ -56,7 +57,7 @@ def test_what_goes_beyond_the_paper_says_so(paper: str) -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_settings_are_typed_and_light(paper: str) -> None:
-    for kind in experiments.kinds(paper).values():
+    for kind in rooms.room(paper).kinds.values():
         assert issubclass(kind, Settings)
         given = [f for f in kind.model_fields.values() if not f.is_required()]
         assert not given, f"{kind.__name__} has defaults: a shipped number without a source"
@@ -68,17 +69,17 @@ def test_settings_are_typed_and_light(paper: str) -> None:
 
 @pytest.mark.parametrize(("paper", "name"), EXPERIMENTS)
 def test_stage_functions_have_the_contract_s_parameters(paper: str, name: str) -> None:
-    experiment = load_paper(paper).experiment(name).checked
-    assert list(inspect.signature(papers.generate(experiment)).parameters) == ["experiment", "seed"]
-    assert list(inspect.signature(papers.train(experiment)).parameters) == ["experiment", "optimizer", "data", "job"]
-    assert list(inspect.signature(papers.measure(experiment)).parameters) == ["experiment", "data", "runs"]
+    experiment = load_paper(paper).experiment(name)
+    assert list(inspect.signature(rooms.generate(experiment)).parameters) == ["experiment", "seed"]
+    assert list(inspect.signature(rooms.train(experiment)).parameters) == ["experiment", "optimizer", "data", "job"]
+    assert list(inspect.signature(rooms.measure(experiment)).parameters) == ["experiment", "data", "runs"]
     assert isinstance(experiment.settings.needs(), Needs)
 
 
 @pytest.mark.parametrize(("paper", "name"), EXPERIMENTS)
 def test_data_depend_on_the_seed_alone(paper: str, name: str) -> None:
-    experiment = load_paper(paper).experiment(name).checked
-    make = papers.generate(experiment)
+    experiment = load_paper(paper).experiment(name)
+    make = rooms.generate(experiment)
     one, again = make(experiment, experiment.seed(1)), make(experiment, experiment.seed(1))
     assert one.keys() == again.keys()
     for key in one:

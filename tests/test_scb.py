@@ -13,13 +13,13 @@ import numba
 import numpy as np
 import pytest
 import torch
+from workflow.lib.configuration import load_paper
+from workflow.lib.experiments import Experiment, parse
 
 from tests.conftest import ROOT, environment
 from tests.reference import scb as plain
 from workflow.lib import optim
-from workflow.lib.configuration import load_paper
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment, parse
 from workflow.lib.optim._rows import proximal_step
 from workflow.lib.papers import Job
 from workflow.lib.papers.scb import checks, claims, figures, kernels, problem

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from tests.conftest import ROOT, environment, job_counts
-from workflow.lib.configuration import Experiment, make_plan, read_yaml
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.reading import read_yaml
+from workflow.lib.rooms import make_plan
 
 PLANNING_LIMIT = 20.0
 SLURM_JOBS_LIMIT = 60

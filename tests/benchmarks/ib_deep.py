@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
+from workflow.lib.configuration import load_paper
 
 from tests.benchmarks import Benchmark
 from tests.reference import ib_deep as plain
-from workflow.lib.configuration import load_paper
 from workflow.lib.papers import Job
 from workflow.lib.papers.ib.deep.data import generate
 from workflow.lib.papers.ib.deep.training import train

@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 import torch
-
-from tests.benchmarks import Benchmark, cpu_seconds
-from tests.reference import ib_synthetic as plain
 from workflow.lib.configuration import load_paper
 from workflow.lib.experiments import Experiment
 from workflow.lib.experiments import parse as parse_experiment
+
+from tests.benchmarks import Benchmark, cpu_seconds
+from tests.reference import ib_synthetic as plain
 from workflow.lib.papers.ib.synthetic.data import generate
 from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan

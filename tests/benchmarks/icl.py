@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from workflow.lib.experiments import Experiment
 
 from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import icl as reference
 from workflow.lib import configuration
-from workflow.lib.experiments import Experiment
 from workflow.lib.papers import Job, generate, train
 
 

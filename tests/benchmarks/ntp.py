@@ -8,17 +8,17 @@ import torch
 
 from tests.benchmarks import Benchmark
 from tests.reference import ntp as plain
-from workflow.lib.configuration import load_paper
-from workflow.lib.papers import Job
+from workflow.lib.contract import Job
 from workflow.lib.papers.ntp.data import generate
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.training import initial, train
+from workflow.lib.rooms import load_paper
 
 SEEDS = 10
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
-    experiment = load_paper("ntp").experiment("two_stage").checked
+    experiment = load_paper("ntp").experiment("two_stage")
     steps = (experiment.settings.steps_ov, experiment.settings.steps_kq)
     optimizer = experiment.optimizers["ngd"]
     sizes = (optimizer.hyperparameters["step_size"], optimizer.options.step_size_kq)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from workflow.lib.configuration import load_paper
+from workflow.lib.experiments import Experiment, parse
 
 from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import scb as plain
-from workflow.lib.configuration import load_paper
-from workflow.lib.experiments import Experiment, parse
 from workflow.lib.papers import Job
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.data import draw_problem, generate

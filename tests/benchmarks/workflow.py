@@ -15,10 +15,10 @@ from tests.conftest import ROOT, environment, job_counts
 # What a job of each stage imports before its work begins, for one paper's room.
 IMPORTS = {
     "generate": "workflow.lib.cli, {room}.data",
-    "train": "workflow.lib.cli, workflow.lib.runs, {room}.training, workflow.lib.optim.ngd",
-    "measure": "workflow.lib.cli, workflow.lib.runs, {room}.metrics",
-    "draw": "workflow.lib.cli, workflow.lib.runs, workflow.lib.captions, {room}.figures",
-    "judge": "workflow.lib.cli, workflow.lib.runs, workflow.lib.judging, {room}.claims",
+    "train": "workflow.lib.cli, workflow.lib.tables, {room}.training, workflow.lib.optim.ngd",
+    "measure": "workflow.lib.cli, workflow.lib.tables, {room}.metrics",
+    "draw": "workflow.lib.cli, workflow.lib.tables, workflow.lib.captions, {room}.figures",
+    "judge": "workflow.lib.cli, workflow.lib.tables, workflow.lib.judging, {room}.claims",
 }
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
 from tests.slurm.cluster import ACCOUNT, TrialCluster, Unavailable, install, parse_fields
-from workflow.lib.configuration import make_plan, read_yaml
+from workflow.lib.plan.reading import read_yaml
+from workflow.lib.rooms import make_plan
 
 pytestmark = pytest.mark.slurm
 
@@ -52,7 +53,7 @@ def small_targets() -> list[str]:
             for figure in paper.figures.values()
             if figure.experiments
         }
-        on_gpu = {name: each for name, each in runs.items() if all(e.checked.settings.needs().gpu for e in each)}
+        on_gpu = {name: each for name, each in runs.items() if all(e.settings.needs().gpu for e in each)}
         for choice in filter(None, (runs, on_gpu)):
             cheapest = min(choice, key=lambda name: len(choice[name]))
             targets.add(f"results/{paper.name}/figures/{cheapest}.csv")

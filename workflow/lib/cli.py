@@ -7,6 +7,7 @@ from `config/papers/<paper>.yaml`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -15,7 +16,8 @@ from typing import Any
 
 from workflow.lib import datasets, rooms, stages
 from workflow.lib.errors import UserError, from_os_error
-from workflow.lib.plan import jobs
+from workflow.lib.files import write_text
+from workflow.lib.plan import jobs, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, shipped
 
@@ -82,6 +84,13 @@ def _gather(options: argparse.Namespace) -> None:
     stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
 
 
+def _schemas(options: argparse.Namespace) -> None:
+    written = {name: schema.paper_schema(rooms.room(name)) for name in rooms.papers()}
+    written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
+    for name, content in written.items():
+        write_text(options.folder / f"{name}.schema.json", json.dumps(content, indent=1) + "\n")
+
+
 def _paper(options: argparse.Namespace) -> Paper:
     if options.plan is None:
         return rooms.load_paper(options.paper)
@@ -117,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def one_paper(added: argparse.ArgumentParser) -> None:
         added.add_argument("--paper", required=True, help="short name, such as ntp")
-        added.add_argument(
-            "--plan", type=Path, metavar="JSON", help="read in place of the paper's YAML; laid out alike"
-        )
+        added.add_argument("--plan", type=Path, metavar="JSON", help="laid out as the paper's YAML, in its place")
 
     def one_experiment(added: argparse.ArgumentParser) -> None:
         one_paper(added)
@@ -176,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     one_paper(judged)
     judged.add_argument("--metrics", type=Path, nargs="+", required=True, metavar="PARQUET", help="one per experiment")
     judged.add_argument("--claims", type=Path, required=True, metavar="CSV", help="table to write")
+
+    schemas = stage("schemas", _schemas, "write the JSON schemas that editors check the YAML files with")
+    schemas.add_argument("--folder", type=Path, default=ROOT / "workflow" / "schemas", help="where to write them")
 
     gathered = stage("gather", _gather, "join the claims of all papers")
     gathered.add_argument("--tables", type=Path, nargs="+", required=True, metavar="CSV", help="claims of each paper")

@@ -15,7 +15,8 @@ from workflow.lib.plan.model import Claim, Paper
 from workflow.lib.runs import Metrics, NotRecordedError
 
 COLUMNS = (
-    "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source", "reason",
+    "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source",
+    "reason",
 )  # fmt: skip
 VERDICTS = {"fails": "✗ fails", "not measured": "not measured", "holds": "✓"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import qpsolvers
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ def max_margin(constraints: np.ndarray, solver: str = "quadprog") -> MaxMargin:
     if count < unknowns:
         basis, triangle = np.linalg.qr(constraints.T)
         rows = triangle.T
+    import qpsolvers  # not at the top: the plan imports every room's claims
+
     problem = qpsolvers.Problem(P=np.eye(rows.shape[1]), q=np.zeros(rows.shape[1]), G=-rows, h=-np.ones(count))
     solution = qpsolvers.solve_problem(problem, solver=solver)
     if not solution.found or solution.x is None:

@@ -42,32 +42,30 @@ def read_metrics(paths: Mapping[str, Path | str]) -> Metrics:
 
 
 def _table(trace: Trace, paper: str, experiment: str, optimizer: str) -> pa.Table:
-    keys, curves = zip(*trace.items(), strict=True) if any(True for _ in trace.items()) else ((), ())
+    keys, curves = [key for key, _ in trace.items()], [curve for _, curve in trace.items()]
     places = [np.nonzero(~np.isnan(curve.values)) for curve in curves]
     sizes = [rows.size for rows, _ in places]
     seeds = np.asarray(trace.seeds, dtype=np.int64)
     nothing = np.empty(0, np.int64)
-    metrics, indices = (list(dict.fromkeys(part)) for part in (zip(*keys, strict=True) if keys else ((), ())))
+    metrics, indices = (list(dict.fromkeys(key[part] for key in keys)) for part in (0, 1))
     same = np.zeros(sum(sizes), np.int32)
 
     def codes(names: Sequence[str], part: int) -> np.ndarray:
         known = {name: code for code, name in enumerate(names)}
         return np.repeat(np.array([known[key[part]] for key in keys], dtype=np.int32), sizes)
 
+    steps = [curve.steps[at] for curve, (_, at) in zip(curves, places, strict=True)]
+    values = [curve.values[place] for curve, place in zip(curves, places, strict=True)]
     return pa.table(
         {
             "paper": _labels([paper], same),
             "experiment": _labels([experiment], same),
             "optimizer": _labels([optimizer], same),
             "seed": _column(np.concatenate([nothing, *(seeds[rows] for rows, _ in places)])),
-            "step": _column(
-                np.concatenate([nothing, *(c.steps[at] for c, (_, at) in zip(curves, places, strict=True))])
-            ),
+            "step": _column(np.concatenate([nothing, *steps])),
             "index": _labels(indices, codes(indices, 1)),
             "metric": _labels(metrics, codes(metrics, 0)),
-            "value": _column(
-                np.concatenate([np.empty(0), *(c.values[p] for c, p in zip(curves, places, strict=True))])
-            ),
+            "value": _column(np.concatenate([np.empty(0), *values])),
         }
     )
 

@@ -107,7 +107,7 @@ class Optimizer(_Model, Generic[O]):
             rule=rule,
             given=given,
             hyperparameters={key: getattr(own, key) for key in known.model_fields},
-            options=rest,
+            options=rest,  # type: ignore[arg-type]  # of the kind's own class
         )
 
     def build(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
@@ -166,8 +166,15 @@ class Experiment(_Model, Generic[S, O]):
         counted = Setting.read(seeds, f"{where}.seeds")
         checked(_Seeds, {"seeds": counted.value}, where)
         given = {"seeds": counted, **given}
-        about = {"kind": entry.kind, "about": entry.about}
-        return cls(paper=room.paper, name=name, **about, given=given, settings=settings, optimizers=optimizers)
+        return cls(
+            paper=room.paper,
+            name=name,
+            kind=entry.kind,
+            about=entry.about,
+            given=given,
+            settings=settings,  # type: ignore[arg-type]  # of the kind's own class
+            optimizers=optimizers,
+        )
 
     @property
     def seeds(self) -> int:

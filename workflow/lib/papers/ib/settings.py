@@ -6,3 +6,4 @@ from workflow.lib.papers.ib.deep import settings as deep
 from workflow.lib.papers.ib.synthetic import settings as synthetic
 
 KINDS = {**synthetic.KINDS, **deep.KINDS}
+DRAWINGS = {**synthetic.DRAWINGS, **deep.DRAWINGS}

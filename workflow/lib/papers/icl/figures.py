@@ -1,4 +1,4 @@
-"""The figures of this paper (specification, section 2), and ours beyond it."""
+"""The figures of this paper (docs/papers/icl.md, section 1), and ours beyond it."""
 
 from __future__ import annotations
 

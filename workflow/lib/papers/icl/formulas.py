@@ -1,4 +1,4 @@
-"""Errors, attention scores and drifts of the population, exact in the tasks (specification, section 4)."""
+"""Errors, attention scores and drifts of the population, exact in the tasks (docs/papers/icl.md, section 4)."""
 
 from __future__ import annotations
 

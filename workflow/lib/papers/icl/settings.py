@@ -59,9 +59,9 @@ Vectors = Annotated[Literal["dense", "basis"] | tuple[tuple[float, ...], ...], B
 
 
 class Prompts(Settings):
-    """Training on sampled prompts (specification, sections 3 to 6)."""
+    """Training on sampled prompts (docs/papers/icl.md, sections 3 and 5)."""
 
-    part: ClassVar[str] = "prompts"
+    family: ClassVar[str] = "prompts"
 
     feature_count: Count = Field(ge=2)
     dimension: Count
@@ -110,6 +110,16 @@ class Prompts(Settings):
         """The epochs at which something is recorded: every `record_every`-th and the last."""
         return sorted({*range(0, self.epochs + 1, self.record_every), self.epochs})
 
+    @property
+    def checked_at(self) -> int:
+        """The place in `recorded` where the closed forms are held against their definitions: early, but not at once."""
+        return len(self.recorded) // 8
+
+    @property
+    def numbers(self) -> range:
+        """The numbers 1 .. K of the features, as the paper counts them and the metrics are indexed."""
+        return range(1, self.feature_count + 1)
+
 
 class PopulationOptions(Options):
     """How long one optimizer runs."""
@@ -120,7 +130,7 @@ class PopulationOptions(Options):
 class Population(Settings):
     """Descent on the population loss in the limit of long prompts, for several numbers of features at once."""
 
-    part: ClassVar[str] = "population"
+    family: ClassVar[str] = "population"
     options: ClassVar[type[Options]] = PopulationOptions
 
     feature_counts: tuple[Count, ...] = Field(min_length=1)
@@ -152,3 +162,12 @@ class Population(Settings):
 
 
 KINDS: dict[str, type[Settings]] = {"prompts": Prompts, "population": Population}
+DRAWINGS = {
+    "fig1": (Population,),
+    "fig2": (Prompts, Prompts),
+    "fig3": (Prompts, Prompts),
+    "extra_ten_features": (Prompts, Prompts),
+    "extra_plateau": (Population,),
+    "extra_scaling": (Population,),
+    "extra_trap": (Prompts, Prompts),
+}

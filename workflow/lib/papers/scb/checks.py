@@ -1,4 +1,4 @@
-"""The formulas themselves, held against definitions and against samples (papers/scb, claims 1 to 3)."""
+"""The formulas themselves, held against definitions and against samples (docs/papers/scb.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measured sides of this paper's claims (papers/scb, section 7)."""
+"""The measured sides of this paper's claims (docs/papers/scb.md)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Measured
-from workflow.lib.papers.scb.settings import Bigram
+from workflow.lib.contract import Measured
+from workflow.lib.papers.scb.settings import Bigram, RunOptions
+from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Metrics
 
 CLAIMS: Registry[Measured] = Registry()
-Experiments = Mapping[str, Experiment]
+Experiments = Mapping[str, Experiment[Bigram, RunOptions]]
 
 
 def _check(name: str) -> Measured:
@@ -103,10 +103,9 @@ def alpha_v_law_small(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 @CLAIMS("scb.fig1.kink")
 def kink(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """DA at the switch over dA 20 steps later."""
-    settings = experiments["main"].settings
-    assert isinstance(settings, Bigram)
+    switch = experiments["main"].settings.boosting_steps
     curve = metrics.curve("main", "attention_distance", "prox")
-    return curve.at(settings.boosting_steps) / curve.at(settings.boosting_steps + 20)
+    return curve.at(switch) / curve.at(switch + 20)
 
 
 @CLAIMS("scb.fig1.no_switch_stalls")
@@ -126,14 +125,13 @@ def literal_lambda(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 @CLAIMS("scb.fig2.same_support")
 def same_support(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """1 where the Q largest positions agree for every state."""
-    settings = experiments["softmax"].settings
-    assert isinstance(settings, Bigram)
+    width = experiments["softmax"].settings.support
 
     def largest(optimizer: str) -> np.ndarray:
-        rows = [metrics.curve("softmax", f"attention_{k}", optimizer).values for k in range(settings.states)]
-        return np.sort(np.argsort(rows, axis=-1)[..., -settings.support :], axis=-1)
+        rows = metrics.array("softmax", "attention", optimizer)
+        return np.sort(np.argsort(rows, axis=-1)[..., -width:], axis=-1)
 
-    return (largest("softmax") == largest("linear")).all(axis=(0, 2)).astype(float)
+    return (largest("softmax") == largest("linear")).all(axis=(1, 2)).astype(float)
 
 
 def _final_losses(metrics: Metrics) -> np.ndarray:
@@ -155,13 +153,9 @@ def similar_loss_difference(metrics: Metrics, experiments: Experiments) -> np.nd
 @CLAIMS("scb.fig2.similar_values")
 def similar_values(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The squared mu-distance of the two final value matrices."""
-    settings = experiments["softmax"].settings
-    assert isinstance(settings, Bigram)
-    total = np.zeros(len(metrics.value("softmax", "floor")))
-    for state in range(settings.states):
-        rows = [metrics.curve("softmax", f"value_{state}", o).values for o in ("softmax", "linear")]
-        total += metrics.curve("softmax", "stationary").values[:, state] * ((rows[0] - rows[1]) ** 2).sum(axis=-1)
-    return total
+    softmax, linear = (metrics.array("softmax", "value", o) for o in ("softmax", "linear"))
+    weighted = metrics.array("softmax", "stationary") * ((softmax - linear) ** 2).sum(axis=-1)
+    return np.asarray(weighted.sum(axis=-1))
 
 
 def _prox_beats_sgd(experiment: str) -> Measured:
@@ -186,14 +180,14 @@ for _figure, _experiment in {3: "another_problem", 4: "more_states", 5: "shorter
 @CLAIMS("scb.extra.transfer_samples")
 def transfer_samples(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """Iterations to the whole support with theta = 0.05 or 0.3, the larger, over those with theta = 0."""
-    found = {o: first_found(metrics, o) for o in ("theta_0", "theta_005", "theta_03")}
+    found = {o: first_found(metrics, "transfer", o) for o in ("theta_0", "theta_005", "theta_03")}
     with np.errstate(invalid="ignore"):
         return np.maximum(found["theta_005"], found["theta_03"]) / found["theta_0"]
 
 
-def first_found(metrics: Metrics, optimizer: str) -> np.ndarray:
+def first_found(metrics: Metrics, experiment: str, optimizer: str) -> np.ndarray:
     """The first recorded iteration of each seed with all true positions found; infinite when there is none."""
-    curve = metrics.curve("transfer", "support_found", optimizer)
+    curve = metrics.curve(experiment, "support_found", optimizer)
     whole = curve.values == 1
     return np.where(whole.any(axis=1), curve.steps[whole.argmax(axis=1)], np.inf)
 

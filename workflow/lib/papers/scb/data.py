@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.scb.descent import Batches, Descent, preconditioned_prox
 from workflow.lib.papers.scb.problem import Problem, stationary
 from workflow.lib.papers.scb.settings import Bigram
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
+def generate(experiment: Experiment[Bigram], seed: Seed) -> Arrays:
     """Draw P and Q and run the boosting stage.
 
     Returns:
@@ -24,14 +24,8 @@ def generate(experiment: Experiment, seed: Seed) -> Arrays:
         switch; `boosted/steps` (n,) and `boosted/<metric>` (n,), what was recorded on the way.
     """
     settings = experiment.settings
-    assert isinstance(settings, Bigram)
     problem = draw_problem(settings, seed)
-    arrays = {
-        "transition": problem.transition,
-        "stationary": problem.stationary,
-        "support": problem.support,
-        "weights": problem.weights,
-    }
+    arrays = problem.arrays()
     stacked = Problem.stacked([arrays], settings.positions)
     descent = Descent(stacked, stacked.uniform, stacked.memoryless, settings.record_every)
     batches = [Batches(problem, settings.batch_size, seed, "boosting batches")]

@@ -157,7 +157,7 @@ def gradients(
     """Write the gradients of a batch's mean loss 1/2 ||x_o - V X a^(k)||^2 and return the loss.
 
     With h = X a^(k) and r = V h - x_o: grad_V = mean r h^T and grad_{a^(k)} = mean over b with k_b = k of
-    X^T V^T r (papers/scb, section 4). The one-hot rows of X sum to 1, so N-1 of them suffice in both passes; a
+    X^T V^T r (docs/papers/scb.md). The one-hot rows of X sum to 1, so N-1 of them suffice in both passes; a
     sparse a^(k) is summed over its non-zero entries only.
 
     Args:

@@ -1,4 +1,4 @@
-"""What figures and claims read of finished runs (papers/scb, section 6)."""
+"""What figures and claims read of finished runs (docs/papers/scb.md)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.scb.problem import Problem, population_path, rounded
 from workflow.lib.papers.scb.settings import Bigram, Checks, RunOptions
-from workflow.lib.runs import DATA, Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import DATA, Trace
 
 # Whole matrices are kept for heat maps up to this many positions.
 DRAWABLE = 200
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+def measure(
+    experiment: Experiment[Bigram, RunOptions], data: Mapping[int, Arrays], runs: Mapping[str, Run]
+) -> dict[str, Trace]:
     """Everything that the figures and claims of this paper read.
 
     Per optimizer: what training recorded; `value_alignment_population` and `attention_alignment_population`,
     the path of the same steps on the population loss (projected preconditioned runs of linear attention);
     `attention_distance_rounded` of the final attention cut to its Q largest entries; for short sequences the
-    final matrices as `attention_{k}` over positions and `value_{m}` over states. Of the data: `k_p`, `k_q`,
-    `floor`, `start_loss`, `stationary`, the true matrices under the same names, and the results of the checks.
+    final matrices `attention`, at index (k, t), and `value`, at index (m, n). Of the data: `k_p`, `k_q`, `floor`,
+    `start_loss`, `stationary` at index m, the true matrices under the same names, and the results of the checks.
     """
     settings = experiment.settings
-    assert isinstance(settings, Bigram)
     problem = Problem.stacked(data.values(), settings.positions)
     measured = {
         label: _measure_run(settings, experiment.optimizers[label], problem, run) for label, run in runs.items()
@@ -36,8 +38,8 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     facts.record("k_q", 0, problem.attention_correlation)
     facts.record("floor", 0, problem.floor)
     facts.record("start_loss", 0, 0.5 * (1 - (problem.stationary**2).sum(axis=-1)))
-    facts.record("stationary", np.arange(settings.states), problem.stationary)
-    _record_matrices(facts, settings, problem.attention, problem.transition)
+    facts.record_array("stationary", 0, problem.stationary)
+    _record_matrices(facts, 0, problem.attention, problem.transition)
     if isinstance(settings, Checks):
         from workflow.lib.papers.scb.checks import check  # loads the compiler, which nothing else here needs
 
@@ -48,19 +50,15 @@ def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[st
     return measured
 
 
-def _measure_run(settings: Bigram, optimizer: Optimizer, problem: Problem, run: Run) -> Trace:
-    options = optimizer.options
-    assert isinstance(options, RunOptions)
+def _measure_run(settings: Bigram, optimizer: Optimizer[RunOptions], problem: Problem, run: Run) -> Trace:
     trace = Trace(run.seeds)
-    for metric in run.trace.metrics:
-        curve = run.trace[metric]
-        trace.record(metric, curve.steps, curve.values)
+    trace.update(run.trace)
     attention = run.parameters["attention"]
     with np.errstate(invalid="ignore"):
         cut = rounded(attention, settings.support)
     trace.record("attention_distance_rounded", settings.iterations, problem.squared_distance(cut, problem.attention))
-    _record_matrices(trace, settings, attention, run.parameters["value"])
-    if optimizer.rule == "preconditioned_prox" and options.attention == "linear":
+    _record_matrices(trace, settings.iterations, attention, run.parameters["value"])
+    if optimizer.rule == "preconditioned_prox" and optimizer.options.attention == "linear":
         steps = run.trace["value_alignment"].steps
         paths = predicted_alignments(settings, optimizer, problem)
         for name, path in zip(("value", "attention"), paths, strict=True):
@@ -68,13 +66,14 @@ def _measure_run(settings: Bigram, optimizer: Optimizer, problem: Problem, run: 
     return trace
 
 
-def predicted_alignments(settings: Bigram, optimizer: Optimizer, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def predicted_alignments(
+    settings: Bigram, optimizer: Optimizer[RunOptions], problem: Problem
+) -> tuple[np.ndarray, np.ndarray]:
     """alpha_V and alpha_A of the same steps on the population loss, each (seeds, iterations + 1).
 
     The switch sets alpha_A to 1; the l1 step is taken to keep it there.
     """
     options = optimizer.options
-    assert isinstance(options, RunOptions)
     size, factor = optimizer.hyperparameters["step_size"], options.attention_factor
     before, after = settings.boosting_steps, settings.iterations - settings.boosting_steps
     if options.start == "scratch":
@@ -88,8 +87,7 @@ def predicted_alignments(settings: Bigram, optimizer: Optimizer, problem: Proble
     )
 
 
-def _record_matrices(trace: Trace, settings: Bigram, attention: np.ndarray, value: np.ndarray) -> None:
-    if settings.positions <= DRAWABLE:
-        for state in range(settings.states):
-            trace.record(f"attention_{state}", np.arange(settings.positions), attention[:, state])
-            trace.record(f"value_{state}", np.arange(settings.states), value[:, state])
+def _record_matrices(trace: Trace, step: int, attention: np.ndarray, value: np.ndarray) -> None:
+    if attention.shape[-1] <= DRAWABLE:
+        trace.record_array("attention", step, attention)
+        trace.record_array("value", step, value)

@@ -31,6 +31,10 @@ def stationary(transition: object) -> np.ndarray:
     return np.asarray(mu / mu.sum())
 
 
+# The arrays of a problem, as the data of a seed hold them.
+ARRAYS = ("transition", "stationary", "support", "weights")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One bigram, or several stacked.
@@ -53,17 +57,15 @@ class Problem:
     def stacked(cls, blocks: Iterable[Arrays], positions: int) -> Problem:
         """The problems of several seeds, stacked along a leading dimension."""
         blocks = list(blocks)
-        stacks = {
-            name: np.stack([block[name] for block in blocks])
-            for name in ("transition", "stationary", "support", "weights")
-        }
-        return cls(**stacks, positions=positions)
+        return cls(**{name: np.stack([block[name] for block in blocks]) for name in ARRAYS}, positions=positions)
+
+    def arrays(self) -> Arrays:
+        """The arrays by name, as `stacked` takes them."""
+        return {name: getattr(self, name) for name in ARRAYS}
 
     def one(self, index: int) -> Problem:
         """One of several stacked problems."""
-        return Problem(
-            self.transition[index], self.stationary[index], self.support[index], self.weights[index], self.positions
-        )
+        return Problem(**{name: array[index] for name, array in self.arrays().items()}, positions=self.positions)
 
     @cached_property
     def attention(self) -> np.ndarray:

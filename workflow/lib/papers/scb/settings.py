@@ -1,4 +1,4 @@
-"""The settings of the sparse contextual bigram experiments (papers/scb, sections 3 and 5)."""
+"""The settings of the sparse contextual bigram experiments (docs/papers/scb.md)."""
 
 from __future__ import annotations
 
@@ -134,4 +134,17 @@ class Checks(Bigram):
     scale: Positive
 
 
-KINDS = {"bigram": Bigram, "checks": Checks}
+KINDS: dict[str, type[Settings]] = {"bigram": Bigram, "checks": Checks}
+DRAWINGS: dict[str, tuple[type[Settings], ...]] = {
+    "fig1": (Bigram,),
+    "fig2": (Bigram,),
+    "fig3": (Bigram,),
+    "fig4": (Bigram,),
+    "fig5": (Bigram,),
+    "fig6": (Bigram,),
+    "extra_baselines": (Bigram,),
+    "extra_transfer": (Bigram,),
+    "extra_scaled": (Bigram,),
+    "extra_long": (Bigram,),
+    "extra_alignment": (Bigram, Bigram),
+}

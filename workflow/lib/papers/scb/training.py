@@ -1,4 +1,4 @@
-"""Training after the boosting stage, or all of it from scratch (papers/scb, section 5.1)."""
+"""Training after the boosting stage, or all of it from scratch (docs/papers/scb.md)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers import Job
 from workflow.lib.papers.scb.descent import Batches, Descent, any_optimizer, preconditioned_prox
 from workflow.lib.papers.scb.problem import Problem, rounded, switch
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
-from workflow.lib.runs import Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(
+    experiment: Experiment[Bigram, RunOptions],
+    optimizer: Optimizer[RunOptions],
+    data: Mapping[int, Arrays],
+    job: Job,
+) -> Run:
     """Run one optimizer on all seeds at once.
 
     The batches of a step are the same for every optimizer (common random numbers).
@@ -27,8 +32,6 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
         The parameters are the final `attention` (seeds, N, T) and `value` (seeds, N, N).
     """
     settings, options = experiment.settings, optimizer.options
-    assert isinstance(settings, Bigram)
-    assert isinstance(options, RunOptions)
     problem = Problem.stacked(data.values(), settings.positions)
     trace = Trace(data)
 
@@ -42,7 +45,7 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
     if options.start == "switched":
         attention = switch(attention, settings.switch_deviations, settings.switch_threshold)
         kept = attention != 0
-        trace.record("kept", np.arange(settings.states), kept.sum(axis=-1))
+        trace.record_array("kept", settings.boosting_steps, kept.sum(axis=-1))
         trace.record("support_exact", settings.boosting_steps, (kept == (problem.attention != 0)).all(axis=(1, 2)))
 
     descent = Descent(problem, attention, value, settings.record_every, logits=options.attention == "softmax")

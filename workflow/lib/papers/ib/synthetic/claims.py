@@ -1,4 +1,4 @@
-"""The claims of the synthetic experiments; numbers as in the specification's ledger."""
+"""The claims of the synthetic experiments (docs/papers/ib.md)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from functools import partial
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Measured
+from workflow.lib.contract import Measured
 from workflow.lib.papers.ib.synthetic import rates
-from workflow.lib.papers.ib.synthetic.settings import Sequences
+from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Iterations, Sequences, Variants
+from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 CLAIMS: Registry[Measured] = Registry()
 
+# Of all kinds, the deep ones included.
 Experiments = Mapping[str, Experiment]
+Fixed = Mapping[str, Experiment[FixedDecoder, Iterations]]
 
 # Figures 2 and 3 make the same claims about their experiments.
 _FIXED = {"fig2": "orthogonal", "fig3": "antipodal"}
@@ -26,30 +28,30 @@ _ORDERED_FROM = 200
 
 
 def _synthetic(experiments: Experiments) -> list[tuple[str, str]]:
-    """Every synthetic experiment with the prefix of each of its variants."""
+    """Every synthetic experiment with the index of each of its variants."""
     return [
-        (name, prefix)
+        (name, variant)
         for name, experiment in experiments.items()
         if isinstance(experiment.settings, Sequences)
-        for prefix in experiment.settings.variants()
+        for variant in experiment.settings.variants()
     ]
 
 
 def _of_all_runs(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
     values = [
-        metrics.value(name, f"{prefix}{metric}", optimizer)
-        for name, prefix in _synthetic(experiments)
+        metrics.value(name, metric, optimizer, index=variant)
+        for name, variant in _synthetic(experiments)
         for optimizer in metrics.optimizers(name)
-        if metrics.has(name, f"{prefix}{metric}", optimizer)
+        if metrics.has(name, metric, optimizer, variant)
     ]
     return np.concatenate(values)
 
 
 def _of_all_data(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
     values = [
-        metrics.value(name, f"{prefix}{metric}")
-        for name, prefix in _synthetic(experiments)
-        if metrics.has(name, f"{prefix}{metric}")
+        metrics.value(name, metric, index=variant)
+        for name, variant in _synthetic(experiments)
+        if metrics.has(name, metric, index=variant)
     ]
     return np.concatenate(values)
 
@@ -87,7 +89,7 @@ def _norm_per_fold(experiment: str, metrics: Metrics, experiments: Experiments) 
     return growth / metrics.value(experiment, "margin_norm")
 
 
-def _ngd_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+def _ngd_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     slopes = rates.exponential(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
     step_size = experiments[experiment].optimizers["ngd"].hyperparameters["step_size"]
     return slopes * metrics.value(experiment, "margin_norm") / step_size
@@ -97,7 +99,7 @@ def _ngd_straight(experiment: str, metrics: Metrics, experiments: Experiments) -
     return rates.straightness(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
 
 
-def _polyak_rate(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+def _polyak_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     slopes = rates.exponential(metrics.curve(experiment, "distraction", "polyak"), rates.ATTENTION["polyak"])
     return slopes * experiments[experiment].optimizers["polyak"].hyperparameters["factor"] / 2
 
@@ -106,16 +108,15 @@ def _gd_attention_slope(experiment: str, metrics: Metrics, experiments: Experime
     return rates.power(metrics.curve(experiment, "distraction", "gd"), rates.ATTENTION["gd"])
 
 
-def _late_law(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+def _late_law(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     """The largest factor, either way, between 1 - p_opt and (T - 1) exp(-||W|| / ||W_mm||)."""
-    settings = experiments[experiment].settings
-    assert isinstance(settings, Sequences)
     margin_norm = metrics.value(experiment, "margin_norm")[:, None]
+    rivals = experiments[experiment].settings.tokens - 1
     factors = []
     for optimizer, window in rates.LAW.items():
         norm = metrics.curve(experiment, "norm_w", optimizer).window(*window).values
         distraction = metrics.curve(experiment, "distraction", optimizer).window(*window).values
-        factors.append(np.exp(np.abs(np.log(distraction / (settings.tokens - 1)) + norm / margin_norm).max(axis=1)))
+        factors.append(np.exp(np.abs(np.log(distraction / rivals) + norm / margin_norm).max(axis=1)))
     return np.max(factors, axis=0)  # type: ignore[no-any-return]
 
 
@@ -198,13 +199,15 @@ def loss_ratio(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     return metrics.value("joint", "gap", "gd") / metrics.value("joint", "gap", "ngd")
 
 
-def _all_variants(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+def _all_variants(
+    metric: str, metrics: Metrics, experiments: Mapping[str, Experiment[Variants, Iterations]]
+) -> np.ndarray:
     """Per seed 1.0 if in every variant NGD and PS end strictly below GD."""
-    settings = experiments["variants"].settings
-    assert isinstance(settings, Sequences)
+    metrics.optimizers("variants")  # which tells that the experiment was left out
     held = [
-        metrics.value("variants", f"{prefix}{metric}", optimizer) < metrics.value("variants", f"{prefix}{metric}", "gd")
-        for prefix in settings.variants()
+        metrics.value("variants", metric, optimizer, index=variant)
+        < metrics.value("variants", metric, "gd", index=variant)
+        for variant in experiments["variants"].settings.changes
         for optimizer in _FAST
     ]
     return np.all(held, axis=0).astype(float)

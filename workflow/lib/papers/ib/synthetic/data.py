@@ -1,28 +1,25 @@
-"""Sequences with one signal token among noise (specification, section 3.1)."""
+"""Sequences with one signal token among noise (docs/papers/ib.md)."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import numpy as np
 
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
-from workflow.lib.papers.ib.synthetic.settings import Place, Sequences
+from workflow.lib.papers.ib.synthetic.settings import Place, Sequences, array_name
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
-    """Draw the sequences of one seed; the arrays of `sequences`, each name behind its variant's prefix.
+def generate(experiment: Experiment[Sequences], seed: Seed) -> Arrays:
+    """Draw the sequences of one seed; the arrays of `sequences`, each name behind its variant's (`array_name`).
 
     All variants of a seed use the same random numbers, so that they differ only in what their settings say.
     """
-    settings = cast(Sequences, experiment.settings)
     return {
-        f"{prefix}{name}": array
-        for prefix, variant in settings.variants().items()
-        for name, array in sequences(variant, seed).items()
+        array_name(variant, name): array
+        for variant, settings in experiment.settings.variants().items()
+        for name, array in sequences(settings, seed).items()
     }
 
 

@@ -3,59 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 
+from workflow.lib.contract import Run
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.max_margin import MaxMargin, max_margin
-from workflow.lib.papers.ib.synthetic.settings import Joint, Sequences, arrays_of
+from workflow.lib.papers.ib.synthetic.settings import Joint, Sequences, array_name, arrays_of
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan
-from workflow.lib.runs import DATA, Run, Trace
+from workflow.lib.plan.model import Experiment
+from workflow.lib.runs import DATA, Trace
 
 # Size of the constraints over all entries of W up to which that problem is solved too, to hold the reduced one against.
 _DENSE_LIMIT = 1_000_000
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> Mapping[str, Trace]:
+def measure(
+    experiment: Experiment[Sequences], data: Mapping[int, Arrays], runs: Mapping[str, Run]
+) -> Mapping[str, Trace]:
     """Measure finished runs.
 
-    Per optimizer, behind each variant's prefix: what training recorded; `norm_w`; `misalignment_w` = 1 - corr(W, W_mm);
-    for a fixed decoder `gap_error`, the relative error of the gap against the plain difference of losses while that
+    Per optimizer, at the index of each variant: what training recorded; `norm_w`; `misalignment_w` =
+    1 - corr(W, W_mm); for a fixed decoder `gap_error`, the relative error of the gap against the plain difference of losses while that
     exceeds 1e-3; and for joint training `norm_u` and `misalignment_u`.
     Of the data alone: `margin_norm` = ||W_mm||, `worst_margin`, `active` constraints, `kkt_residual`,
     `solver_difference` where the problem is small, `floor` = L*, and for joint training `decoder_margin_norm`.
     """
-    settings = cast(Sequences, experiment.settings)
+    settings = experiment.settings
     joint = isinstance(settings, Joint)
     seeds = tuple(data)
     facts = Trace(seeds)
     measured = {label: Trace(run.seeds) for label, run in runs.items()}
-    for prefix in settings.variants():
-        sets = {seed: arrays_of(arrays, prefix) for seed, arrays in data.items()}
+    for label, run in runs.items():
+        measured[label].update(run.trace)
+    for variant in settings.variants():
+        sets = {seed: arrays_of(arrays, variant) for seed, arrays in data.items()}
         spans = {seed: KeyQuerySpan.of(arrays) for seed, arrays in sets.items()}
         targets = {seed: _solve(span, seed) for seed, span in spans.items()}
         decoders = {seed: DecoderSpan.of(arrays) for seed, arrays in sets.items()} if joint else {}
         decoder_targets = {seed: max_margin(_distinct(decoder_constraints(sets[seed]))) for seed in decoders}
-        _record_facts(facts, prefix, [sets[s] for s in seeds], [spans[s] for s in seeds], [targets[s] for s in seeds])
+        _record_facts(facts, variant, [sets[s] for s in seeds], [spans[s] for s in seeds], [targets[s] for s in seeds])
         if joint:
             facts.record("decoder_margin_norm", 0, [np.linalg.norm(decoder_targets[s].w) for s in seeds])
 
         for label, run in runs.items():
             trace, steps = measured[label], run.parameters["steps"][0]
-            for metric in run.trace.metrics:
-                if metric.startswith(prefix):
-                    curve = run.trace[metric]
-                    trace.record(metric, curve.steps, curve.values)
-            snapshots, outside = run.parameters[f"{prefix}key_query"], run.parameters[f"{prefix}outside"]
+            snapshots, outside = (run.parameters[array_name(variant, name)] for name in ("key_query", "outside"))
             norms, angles = _compared(snapshots, outside, [targets[seed].w for seed in run.seeds])
-            trace.record(f"{prefix}norm_w", steps, norms)
-            trace.record(f"{prefix}misalignment_w", steps, angles)
+            trace.record("norm_w", steps, norms, variant)
+            trace.record("misalignment_w", steps, angles, variant)
             if not joint:
-                floors = facts[f"{prefix}floor"].values
-                trace.record(f"{prefix}gap_error", 0, _gap_error(run.trace, prefix, floors))
+                floors = facts.curve("floor", variant).values
+                trace.record("gap_error", 0, _gap_error(run.trace, variant, floors), variant)
             if joint:
                 goals = [decoders[seed].basis @ decoder_targets[seed].w for seed in run.seeds]
                 norms, angles = _compared(run.parameters["decoder"], np.zeros(len(run.seeds)), goals)
@@ -97,8 +97,8 @@ def _solve(span: KeyQuerySpan, seed: int) -> MaxMargin:
         ) from None
 
 
-def _gap_error(trace: Trace, prefix: str, floors: np.ndarray) -> np.ndarray:
-    gap, difference = trace[f"{prefix}gap"].values, trace[f"{prefix}loss"].values - floors
+def _gap_error(trace: Trace, variant: str, floors: np.ndarray) -> np.ndarray:
+    gap, difference = trace.curve("gap", variant).values, trace.curve("loss", variant).values - floors
     errors = np.abs(gap - difference) / np.maximum(difference, 1e-3)
     return np.where(difference > 1e-3, errors, 0.0).max(axis=1)  # type: ignore[no-any-return]
 
@@ -120,7 +120,7 @@ def _compared(
 
 
 def _record_facts(
-    facts: Trace, prefix: str, sets: Sequence[Arrays], spans: Sequence[KeyQuerySpan], targets: Sequence[MaxMargin]
+    facts: Trace, variant: str, sets: Sequence[Arrays], spans: Sequence[KeyQuerySpan], targets: Sequence[MaxMargin]
 ) -> None:
     margins = [span.margins @ target.w for span, target in zip(spans, targets, strict=True)]
     found = {
@@ -135,7 +135,7 @@ def _record_facts(
         pairs = zip(sets, spans, targets, strict=True)
         found["solver_difference"] = [_solver_difference(*pair) for pair in pairs]
     for name, values in found.items():
-        facts.record(f"{prefix}{name}", 0, values)
+        facts.record(name, 0, values, variant)
 
 
 def _floor(data: Arrays) -> float:

@@ -29,7 +29,7 @@ class JointIterations(Iterations):
 
 
 class Sequences(Settings):
-    """Sequences of one signal among noise tokens, and where training starts; specification 3.1.
+    """Sequences of one signal among noise tokens, and where training starts (docs/papers/ib.md).
 
     Attributes:
         samples: n, the number of sequences; their labels alternate.
@@ -44,7 +44,7 @@ class Sequences(Settings):
         initial_norm: Frobenius norm of a Gaussian W_0; 0 starts at zero.
     """
 
-    part: ClassVar[str] = "synthetic"
+    family: ClassVar[str] = "synthetic"
     options: ClassVar[type[Options]] = Iterations
 
     samples: Count
@@ -73,7 +73,7 @@ class Sequences(Settings):
         return self
 
     def variants(self) -> Mapping[str, Sequences]:
-        """The data settings of this experiment by the prefix of their metrics: one, without a prefix."""
+        """The data settings of this experiment by the index of their metrics: one, without an index."""
         return {"": self}
 
 
@@ -87,7 +87,7 @@ class Joint(Sequences):
     options: ClassVar[type[Options]] = JointIterations
 
 
-class Variants(FixedDecoder):
+class Variants(Sequences):
     """Fixed-decoder training on several data settings at once, stacked into one set of runs.
 
     Attributes:
@@ -117,13 +117,27 @@ class Variants(FixedDecoder):
         return FixedDecoder.model_validate({**self.model_dump(exclude={"changes"}), **change})
 
     def variants(self) -> Mapping[str, Sequences]:
-        """The data settings by the prefix of their metrics, such as `query_anywhere.`."""
-        return {f"{name}.": self._changed(change) for name, change in self.changes.items()}
+        """The data settings by the index of their metrics, such as `query_anywhere`."""
+        return {name: self._changed(change) for name, change in self.changes.items()}
 
 
-def arrays_of(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays of one variant, without its prefix."""
+def array_name(variant: str, name: str) -> str:
+    """What an array of one variant is called among those of all."""
+    return f"{variant}.{name}" if variant else name
+
+
+def arrays_of(arrays: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """The arrays of one variant, under their own names."""
+    prefix = array_name(variant, "")
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 KINDS: dict[str, type[Settings]] = {"fixed_decoder": FixedDecoder, "joint": Joint, "variants": Variants}
+DRAWINGS: dict[str, tuple[Any, ...]] = {
+    "fig2": (FixedDecoder,),
+    "fig3": (FixedDecoder,),
+    "fig5": (Joint,),
+    "extra_rates": (FixedDecoder, ...),
+    "extra_joint_rules": (Joint,),
+    "extra_variants": (Variants,),
+}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers import Job
 from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer, Layer
-from workflow.lib.papers.ib.synthetic.settings import Iterations, Joint, JointIterations, Sequences, arrays_of
+from workflow.lib.papers.ib.synthetic.settings import (
+    Iterations,
+    Joint,
+    JointIterations,
+    Sequences,
+    array_name,
+    arrays_of,
+)
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan
-from workflow.lib.runs import Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 from workflow.lib.streams import Seed
 
 _PER_DECADE = 48
@@ -27,19 +33,24 @@ def recorded_steps(iterations: int) -> np.ndarray:
     return np.unique([0, *grid[grid < iterations], iterations])
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(
+    experiment: Experiment[Sequences, Iterations],
+    optimizer: Optimizer[Iterations],
+    data: Mapping[int, Arrays],
+    job: Job,
+) -> Run:
     """Train the runs of a block of seeds.
 
-    The trace holds, per variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt) at the recorded
-    steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters are named alike:
-    `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`;
+    The trace holds, at the index of each variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt) at the recorded
+    steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters, named
+    by `array_name`, are `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`;
     and `outside`, the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is
     not used.
     """
-    settings = cast(Sequences, experiment.settings)
-    prefixes = list(settings.variants())
-    stack = [(prefix, number) for prefix in prefixes for number in data]
-    sets = [arrays_of(data[number], prefix) for prefix, number in stack]
+    settings = experiment.settings
+    variants = settings.variants()
+    stack = [(variant, number) for variant in variants for number in data]
+    sets = [arrays_of(data[number], variant) for variant, number in stack]
     spans = [KeyQuerySpan.of(arrays) for arrays in sets]
     layer: Layer
     if isinstance(settings, Joint):
@@ -48,25 +59,25 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
         layer = FixedDecoderLayer(sets, spans)
     errors = np.zeros(len(stack))
     outside = np.zeros(len(stack))
-    for run, (prefix, number) in enumerate(stack):
+    for run, (variant, number) in enumerate(stack):
         draw = experiment.seed(number).generator("gradient_error")
         errors[run] = gradient_error(layer, run, sets[run], spans[run], draw)
-        initial_norm = settings.variants()[prefix].initial_norm
+        initial_norm = variants[variant].initial_norm
         if initial_norm:
             start, outside[run] = initial(spans[run], initial_norm, experiment.seed(number))
             layer.parameters["key_query"][run] = torch.from_numpy(start)
 
-    steps = recorded_steps(cast(Iterations, optimizer.options).iterations)
+    steps = recorded_steps(optimizer.options.iterations)
     metrics, snapshots = descend(layer, optimizer, steps)
 
     trace = Trace(data)
     parameters: Arrays = {}
-    for prefix, block in _by_variant(metrics, prefixes).items():
-        trace.record_run(block, steps, prefix)
-    for prefix, block in _by_variant({"gradient_error": errors}, prefixes).items():
-        trace.record(f"{prefix}gradient_error", 0, block["gradient_error"])
-    for prefix, block in _by_variant({**snapshots, "outside": outside}, prefixes).items():
-        parameters.update({f"{prefix}{name}": values for name, values in block.items()})
+    for variant, block in _by_variant(metrics, variants).items():
+        trace.record_run(block, steps, variant)
+    for variant, block in _by_variant({"gradient_error": errors}, variants).items():
+        trace.record("gradient_error", 0, block["gradient_error"], variant)
+    for variant, block in _by_variant({**snapshots, "outside": outside}, variants).items():
+        parameters.update({array_name(variant, name): values for name, values in block.items()})
     parameters["steps"] = np.broadcast_to(steps, (len(data), steps.size))
     return Run(trace, parameters)
 
@@ -80,7 +91,7 @@ def initial(span: KeyQuerySpan, norm: float, seed: Seed) -> tuple[np.ndarray, fl
     return inside, float(np.sqrt(max(norm**2 - inside @ inside, 0.0)))
 
 
-def descend(layer: Layer, optimizer: Optimizer, steps: np.ndarray) -> tuple[Arrays, Arrays]:
+def descend(layer: Layer, optimizer: Optimizer[Iterations], steps: np.ndarray) -> tuple[Arrays, Arrays]:
     """Run an optimizer to the last of `steps`.
 
     Returns:
@@ -143,7 +154,7 @@ def gradient_error(layer: Layer, run: int, data: Arrays, span: KeyQuerySpan, dra
     return max(float(np.linalg.norm(ours - theirs.numpy()) / theirs.norm()) for ours, theirs in pairs)
 
 
-def _by_variant(arrays: Arrays, prefixes: list[str]) -> dict[str, Arrays]:
+def _by_variant(arrays: Arrays, variants: Collection[str]) -> dict[str, Arrays]:
     """Cut stacks of runs (variant by variant) into the stacks of each variant, the seeds leading."""
-    parts = {name: np.split(array, len(prefixes)) for name, array in arrays.items()}
-    return {prefix: {name: part[i] for name, part in parts.items()} for i, prefix in enumerate(prefixes)}
+    parts = {name: np.split(array, len(variants)) for name, array in arrays.items()}
+    return {variant: {name: part[i] for name, part in parts.items()} for i, variant in enumerate(variants)}

@@ -1,19 +1,19 @@
-"""The columns of the logit matrix that population descent has to follow (specification, section 4)."""
+"""The columns of the logit matrix that population descent has to follow (docs/papers/icl.md, section 6.4)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.settings import Population
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 # The query features that differ: v_1 and v_k (k >= 2) of the imbalanced scenario, any v_k of the balanced one.
 QUERIES = ("dominant", "rare", "balanced")
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
+def generate(experiment: Experiment[Population], seed: Seed) -> Arrays:
     """One column of S for each number of features K and each query of `QUERIES`; nothing is random.
 
     From S = 0, keys that the data do not tell apart keep equal logits. So a column has three different entries, its
@@ -25,7 +25,6 @@ def generate(experiment: Experiment, seed: Seed) -> Arrays:
         multiplicity: (columns, 3), how many features a class has.
     """
     settings = experiment.settings
-    assert isinstance(settings, Population)
     counts, probability, multiplicity = [], [], []
     for count in settings.feature_counts:
         dominant = settings.dominant_probability

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Draw, Drawing
-from workflow.lib.papers.icl.settings import Population
+from workflow.lib.contract import Draw, Drawing
+from workflow.lib.papers.icl.population.metrics import finest
+from workflow.lib.papers.icl.settings import Population, PopulationOptions
+from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics, NotRecordedError
+from workflow.lib.runs import Index, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
-Experiments = Mapping[str, Experiment]
+Runs = Experiment[Population, PopulationOptions]
 
 TIME = r"$\eta t$"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
@@ -49,50 +50,40 @@ QUERIES = {
 }
 
 
-def _settings(experiments: Experiments) -> Population:
-    settings = experiments["population"].settings
-    assert isinstance(settings, Population)
-    return settings
-
-
 @dataclass(frozen=True)
 class _Course:
     """The runs of one optimizer over time, in units of step size times steps."""
 
     metrics: Metrics
-    optimizer: str
-    step_size: float
+    experiment: str
+    optimizer: Optimizer[PopulationOptions]
 
     @classmethod
-    def coarse(cls, metrics: Metrics, experiments: Experiments) -> _Course:
+    def coarse(cls, metrics: Metrics, experiment: Runs) -> _Course:
         """The first optimizer's runs, which last until every feature has converged."""
-        return cls._of(metrics, next(iter(experiments["population"].optimizers.values())))
+        return cls(metrics, experiment.name, next(iter(experiment.optimizers.values())))
 
     @classmethod
-    def fine(cls, metrics: Metrics, experiments: Experiments) -> _Course:
+    def fine(cls, metrics: Metrics, experiment: Runs) -> _Course:
         """The runs with the smallest step size, for what happens at the very start."""
-        optimizers = experiments["population"].optimizers.values()
-        return cls._of(metrics, min(optimizers, key=lambda optimizer: optimizer.hyperparameters["step_size"]))
+        return cls(metrics, experiment.name, finest(experiment))
 
-    @classmethod
-    def _of(cls, metrics: Metrics, optimizer: Any) -> _Course:
-        return cls(metrics, optimizer.label, optimizer.hyperparameters["step_size"])
-
-    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def curve(self, metric: str, index: Index = "") -> tuple[np.ndarray, np.ndarray]:
         """Times and values of a metric."""
-        curve = self.metrics.curve("population", name, self.optimizer)
-        return curve.steps * self.step_size, curve.values[0]
+        curve = self.metrics.curve(self.experiment, metric, self.optimizer.label, index)
+        return curve.steps * self.optimizer.hyperparameters["step_size"], curve.values[0]
 
-    def at(self, name: str, time: float) -> float:
+    def at(self, metric: str, index: Index, time: float) -> float:
         """The value of a metric at some time."""
-        return float(np.interp(time, *self.curve(name)))
+        return float(np.interp(time, *self.curve(metric, index)))
 
-    def event(self, name: str) -> float:
-        """The time of an event, such as `error_rare_160`; NaN where the run ended before it."""
+    def event(self, event: str, query: str, count: int) -> float:
+        """The time of an event for a query of `QUERIES` and K; NaN where the run ended before it."""
         try:
-            return float(self.metrics.value("population", f"time_{name}", self.optimizer)[0])
+            times = self.metrics.value(self.experiment, f"time_{event}", self.optimizer.label, index=(query, count))
         except NotRecordedError:
             return float("nan")
+        return float(times[0])
 
 
 def _told(value: float, form: str = ",.0f") -> str:
@@ -101,13 +92,13 @@ def _told(value: float, form: str = ",.0f") -> str:
 
 
 @FIGURES("fig1")
-def fig1(metrics: Metrics, experiments: Experiments) -> Drawing:
+def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
     """Four panels, one a phase: how far each weight moves in it, and the attention at its end; beneath, the course."""
-    settings = _settings(experiments)
+    settings = experiment.settings
     count = settings.phases_of
-    course = _Course.coarse(metrics, experiments)
-    end_of_run = float(course.curve("error")[0][-1])
-    times = {phase.event: course.event(f"{phase.event}_rare_{count}") for phase in PHASES}
+    course = _Course.coarse(metrics, experiment)
+    end_of_run = float(course.curve("mean_error")[0][-1])
+    times = {phase.event: course.event(phase.event, "rare", count) for phase in PHASES}
     borders = [0.0, *(end_of_run if np.isnan(time) else time for time in times.values())]
     sheet = Sheet(3, 4, size=(9.6, 6.6), height_ratios=[2.1, 0.7, 2.2])
     for column, (phase, (start, end)) in enumerate(zip(PHASES, pairwise(borders), strict=True)):
@@ -124,15 +115,15 @@ def fig1(metrics: Metrics, experiments: Experiments) -> Drawing:
         "feature_count": count,
         "dominant_probability": settings.dominant_probability,
         "crossing": _told(times["crossing"]),
-        "fallen": _told(course.event(f"fallen_rare_{count}")),
+        "fallen": _told(course.event("fallen", "rare", count)),
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
 
 def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, start: float, end: float) -> None:
     """Bars of the three weights with their change; the one that moves most stands out."""
-    before = {name: course.at(f"logit_{name}_rare_{count}", start) for name in WEIGHTS}
-    after = {name: course.at(f"logit_{name}_rare_{count}", end) for name in WEIGHTS}
+    before = {name: course.at("logit", ("rare", count, name), start) for name in WEIGHTS}
+    after = {name: course.at("logit", ("rare", count, name), end) for name in WEIGHTS}
     leader = max(WEIGHTS, key=lambda name: abs(after[name] - before[name]))
     for place, (name, (label, color)) in enumerate(WEIGHTS.items()):
         leads, upward = name == leader, after[name] >= 0
@@ -158,7 +149,7 @@ def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, 
 
 def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, time: float) -> None:
     """One stacked bar: the attention on the target, on the dominant feature and on all others."""
-    shares = {name: course.at(f"attention_{name}_rare_{count}", time) for name in ("target", "dominant")}
+    shares = {name: course.at("attention", ("rare", count, name), time) for name in ("target", "dominant")}
     shares["other"] = 1 - sum(shares.values())
     left = 0.0
     for name, width in shares.items():
@@ -180,11 +171,11 @@ def _timeline(sheet: Sheet, course: _Course, count: int, borders: list[float]) -
     scores = logits.twinx()
     end = 1.12 * borders[-1]
     for name, (label, color) in WEIGHTS.items():
-        times, values = course.curve(f"logit_{name}_rare_{count}")
+        times, values = course.curve("logit", ("rare", count, name))
         shown = times <= end
         sheet.line(logits, "course", label, times[shown], values[shown], color=color, label=label)
     for name, label in (("target", "Attn$_k$"), ("dominant", "Attn$_1$")):
-        times, values = course.curve(f"attention_{name}_rare_{count}")
+        times, values = course.curve("attention", ("rare", count, name))
         shown = times <= end
         style = {"color": WEIGHTS[name][1], "linestyle": ":", "linewidth": 1.3, "label": label}
         sheet.line(scores, "course", label, times[shown], values[shown], **style)
@@ -203,71 +194,102 @@ def _timeline(sheet: Sheet, course: _Course, count: int, borders: list[float]) -
 
 
 @FIGURES("extra_plateau")
-def extra_plateau(metrics: Metrics, experiments: Experiments) -> Drawing:
+def extra_plateau(metrics: Metrics, experiment: Runs) -> Drawing:
     """Attention over time: for the three kinds of query at one K, and of rare ones over rescaled time at all K."""
-    settings = _settings(experiments)
-    count = settings.plateau_of
-    coarse, fine = _Course.coarse(metrics, experiments), _Course.fine(metrics, experiments)
+    settings = experiment.settings
+    coarse, fine = _Course.coarse(metrics, experiment), _Course.fine(metrics, experiment)
     sheet = Sheet(1, 2, size=(8.6, 3.3))
     left, right = sheet.panels[0]
+    rise = _plateau(sheet, left, coarse, fine, settings.plateau_of)
+    _rescaled(sheet, right, coarse, settings.feature_counts)
+    for ax in (left, right):
+        ax.set(ylabel="Attn$_k$ given $v_k$", ylim=(0, 1.02))
+    letter(sheet.panels)
+    facts = {"feature_count": settings.plateau_of, "rise": [_told(time) for time in rise]}
+    return Drawing(sheet.figure, sheet.table, facts)
 
-    times, rare = coarse.curve(f"attention_target_rare_{count}")
+
+def _plateau(sheet: Sheet, ax: Axes, coarse: _Course, fine: _Course, count: int) -> list[float]:
+    """Attn_k of each kind of query at one K; returns when that of a rare one is 0.1, 0.5 and 0.9."""
+    times, rare = coarse.curve("attention", ("rare", count, "target"))
     rise = [float(np.interp(level, rare, times, right=np.nan)) for level in (0.1, 0.5, 0.9)]
     end = 1.25 * rise[-1] if np.isfinite(rise[-1]) else times[-1]
     for query, (color, label) in QUERIES.items():
         # The dominant feature rises within a few large steps: its start comes from the small ones.
-        early, first = fine.curve(f"attention_target_{query}_{count}")
-        late, rest = coarse.curve(f"attention_target_{query}_{count}")
+        early, first = fine.curve("attention", (query, count, "target"))
+        late, rest = coarse.curve("attention", (query, count, "target"))
         x = np.concatenate([early, late[late > early[-1]]])
         y = np.concatenate([first, rest[late > early[-1]]])
-        sheet.line(left, "plateau", query, x[x <= end], y[x <= end], color=color, label=label)
-    left.set(xlabel=f"time {TIME}", xlim=(0, end), title=f"$K = {count}$")
-    left.xaxis.set_major_formatter(THOUSANDS)
-    left.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+        sheet.line(ax, "plateau", query, x[x <= end], y[x <= end], color=color, label=label)
+    ax.set(xlabel=f"time {TIME}", xlim=(0, end), title=f"$K = {count}$")
+    ax.xaxis.set_major_formatter(THOUSANDS)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    return rise
 
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(settings.feature_counts)))
-    for size, shade in zip(settings.feature_counts, shades, strict=True):
-        times, values = coarse.curve(f"attention_target_rare_{size}")
-        shown = times <= 6 * size**2
-        label = f"$K = {size}$"
-        sheet.line(right, "rescaled", label, times[shown] / size**2, values[shown], color=shade, label=label)
-    right.set(xlabel=r"rescaled time $\eta t / K^2$", xlim=(0, 6), title="under-represented $v_k$, any $K$")
-    right.legend(loc="lower right")
-    for ax in (left, right):
-        ax.set(ylabel="Attn$_k$ given $v_k$", ylim=(0, 1.02))
-    letter(sheet.panels)
-    facts = {"feature_count": count, "rise": [_told(time) for time in rise]}
-    return Drawing(sheet.figure, sheet.table, facts)
+
+def _rescaled(sheet: Sheet, ax: Axes, coarse: _Course, counts: Sequence[int]) -> None:
+    """Attn_k of rare queries at all K, over time divided by K^2."""
+    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(counts)))
+    for count, shade in zip(counts, shades, strict=True):
+        times, values = coarse.curve("attention", ("rare", count, "target"))
+        shown = times <= 6 * count**2
+        label = f"$K = {count}$"
+        sheet.line(ax, "rescaled", label, times[shown] / count**2, values[shown], color=shade, label=label)
+    ax.set(xlabel=r"rescaled time $\eta t / K^2$", xlim=(0, 6), title="under-represented $v_k$, any $K$")
+    ax.legend(loc="lower right")
+
+
+# (event, query) -> its colour, marker and label. The dominant feature's is timed with the finest steps.
+SCALING = {
+    ("error", "rare"): (RED, "o", "$L_k$ small, under-repr."),
+    ("log", "rare"): (ORANGE, "^", r"$A_k = \log K$, under-repr."),
+    ("half_log", "rare"): (PINK, "s", r"$A_k = \frac{1}{2}\log K$, under-repr."),
+    ("half_log", "balanced"): (GREEN, "D", r"$A_k = \frac{1}{2}\log K$, balanced"),
+    ("crossing", "rare"): (SKY, "v", "drifts cross, under-repr."),
+    ("error", "dominant"): (BLUE, "o", "$L_1$ small, dominant"),
+}
 
 
 @FIGURES("extra_scaling")
-def extra_scaling(metrics: Metrics, experiments: Experiments) -> Drawing:
+def extra_scaling(metrics: Metrics, experiment: Runs) -> Drawing:
     """Times of the events against K on log axes, with exponents fitted to the upper half of the K's."""
-    counts = np.array(_settings(experiments).feature_counts)
-    coarse, fine = _Course.coarse(metrics, experiments), _Course.fine(metrics, experiments)
-    series = {
-        "error_rare": (coarse, RED, "o", "$L_k$ small, under-repr."),
-        "log_rare": (coarse, ORANGE, "^", r"$A_k = \log K$, under-repr."),
-        "half_log_rare": (coarse, PINK, "s", r"$A_k = \frac{1}{2}\log K$, under-repr."),
-        "half_log_balanced": (coarse, GREEN, "D", r"$A_k = \frac{1}{2}\log K$, balanced"),
-        "crossing_rare": (coarse, SKY, "v", "drifts cross, under-repr."),
-        "error_dominant": (fine, BLUE, "o", "$L_1$ small, dominant"),
+    counts = np.array(experiment.settings.feature_counts)
+    coarse, fine = _Course.coarse(metrics, experiment), _Course.fine(metrics, experiment)
+    times = {
+        (event, query): np.array([(fine if query == "dominant" else coarse).event(event, query, c) for c in counts])
+        for event, query in SCALING
     }
     sheet = Sheet(1, 2, size=(9.2, 3.6), width_ratios=[1.25, 1])
     left, right = sheet.panels[0]
     exponents = {}
-    upper = counts >= np.median(counts)
-    for name, (course, color, marker, label) in series.items():
-        times = np.array([course.event(f"{name}_{c}") for c in counts])
-        times[times <= 0] = np.nan  # at once: no point on a log axis
-        known = upper & np.isfinite(times)
-        few = known.sum() < 2
-        exponents[name] = np.nan if few else float(np.polyfit(np.log(counts[known]), np.log(times[known]), 1)[0])
-        style = {"color": color, "marker": marker, "markersize": 4}
-        sheet.line(left, "times", name, counts, times, label=f"{label}: $K^{{{exponents[name]:.2f}}}$", **style)
-        if course is coarse:
-            local = np.diff(np.log(times)) / np.diff(np.log(counts))
+    for (event, query), (color, marker, label) in SCALING.items():
+        name, style = f"{event}_{query}", {"color": color, "marker": marker, "markersize": 4}
+        shown = np.where(times[event, query] > 0, times[event, query], np.nan)  # at once: no point on a log axis
+        exponents[name] = _exponent(counts, shown)
+        sheet.line(left, "times", name, counts, shown, label=f"{label}: $K^{{{exponents[name]:.2f}}}$", **style)
+        if query != "dominant":
+            local = np.diff(np.log(shown)) / np.diff(np.log(counts))
             sheet.line(right, "local exponents", name, np.sqrt(counts[1:] * counts[:-1]), local, **style)
+    _scaling_axes(left, right, counts)
+    sheet.figure.legend(loc="outside right center")
+    letter(sheet.panels)
+    facts = {
+        "exponents": {name: _told(exponent, ".2f") for name, exponent in exponents.items()},
+        "feature_counts": counts.tolist(),
+        "slower": [_told(ratio) for ratio in times["error", "rare"] / times["error", "dominant"]],
+    }
+    return Drawing(sheet.figure, sheet.table, facts)
+
+
+def _exponent(counts: np.ndarray, times: np.ndarray) -> float:
+    """The exponent of times as a power of K, fitted to the upper half of the K's; NaN with fewer than two times."""
+    known = (counts >= np.median(counts)) & np.isfinite(times)
+    if known.sum() < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(counts[known]), np.log(times[known]), 1)[0])
+
+
+def _scaling_axes(left: Axes, right: Axes, counts: np.ndarray) -> None:
     left.set(xlabel="number of features $K$", yscale="log", ylabel=f"time {TIME}", title="times, with fitted exponents")
     right.set(xlabel="$K$, middle of each doubling", ylabel="local exponent", title="exponents of the doublings")
     right.set_ylim(1.3, 2.5)
@@ -276,12 +298,3 @@ def extra_scaling(metrics: Metrics, experiments: Experiments) -> Drawing:
         ax.set_xscale("log")
         ax.set_xticks(counts, [str(c) for c in counts])
         ax.minorticks_off()
-    sheet.figure.legend(loc="outside right center")
-    letter(sheet.panels)
-    slower = [coarse.event(f"error_rare_{c}") / fine.event(f"error_dominant_{c}") for c in counts]
-    facts = {
-        "exponents": {name: _told(exponent, ".2f") for name, exponent in exponents.items()},
-        "feature_counts": counts.tolist(),
-        "slower": [_told(ratio) for ratio in slower],
-    }
-    return Drawing(sheet.figure, sheet.table, facts)

@@ -1,4 +1,4 @@
-"""Curves and times of descent on the population loss (specification, section 6)."""
+"""Curves and times of descent on the population loss (docs/papers/icl.md, section 7.2)."""
 
 from __future__ import annotations
 
@@ -6,44 +6,54 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.population.data import QUERIES
 from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, column, drifts
-from workflow.lib.papers.icl.settings import Population
-from workflow.lib.runs import Run, Trace
+from workflow.lib.papers.icl.settings import Population, PopulationOptions
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 
 CLASSES = {"target": TARGET, "dominant": DOMINANT, "other": OTHER}
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
-    """What figures and claims read; a metric's name ends in the query and K, as in `error_rare_160`.
+def measure(
+    experiment: Experiment[Population, PopulationOptions], data: Mapping[int, Arrays], runs: Mapping[str, Run]
+) -> dict[str, Trace]:
+    """What figures and claims read; a column's index is its query and K, as in ("rare", 160).
 
-    Of every column: `error`, L_k; `attention_target`, Attn_k; and the times in units of step size times steps at
-    which L_k falls below the threshold (`time_error`), A_k reaches half of log K (`time_half_log`) and log K
-    (`time_log`), B_{k,1} falls to -0.49 log K (`time_fallen`) and alpha_k overtakes |beta_{k,1}| (`time_crossing`);
-    NaN where the run is too short. Of the columns with K = `phases_of` also `attention_dominant`, and `logit_` and
-    `drift_` of target, dominant and other.
+    What training recorded. Of every column: `error`, L_k; and the times in units of step size times steps at which
+    L_k falls below the threshold (`time_error`), A_k reaches half of log K (`time_half_log`) and log K (`time_log`),
+    B_{k,1} falls to -0.49 log K (`time_fallen`) and alpha_k overtakes |beta_{k,1}| (`time_crossing`); NaN where the
+    run is too short. With the class as a third index: `attention` on one target feature, Attn_k; and of the columns
+    with K = `phases_of` also `attention` on the dominant feature, and `logit` and `drift` of all of `CLASSES`.
     """
-    return {label: _measure_run(experiment, experiment.optimizers[label], data, run) for label, run in runs.items()}
+    return {
+        label: _measure_run(experiment.settings, experiment.optimizers[label], data, run) for label, run in runs.items()
+    }
 
 
-def _measure_run(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], run: Run) -> Trace:
-    settings = experiment.settings
-    assert isinstance(settings, Population)
+def finest(experiment: Experiment[Population, PopulationOptions]) -> Optimizer[PopulationOptions]:
+    """The optimizer with the smallest step size, for what happens at the very start."""
+    return min(experiment.optimizers.values(), key=lambda optimizer: optimizer.hyperparameters["step_size"])
+
+
+def _measure_run(
+    settings: Population, optimizer: Optimizer[PopulationOptions], data: Mapping[int, Arrays], run: Run
+) -> Trace:
     trace = Trace(run.seeds)
-    trace.record("error", run.trace["error"].steps, run.trace["error"].values)
+    trace.update(run.trace)
     steps = run.parameters["steps"][0]
     times = steps * optimizer.hyperparameters["step_size"]
     arrays = data[run.seeds[0]]  # nothing is random: the columns of all seeds are the same
-    for index, count in enumerate(arrays["feature_count"].tolist()):
-        name = f"{QUERIES[index % len(QUERIES)]}_{count}"
-        logits = np.moveaxis(run.parameters["logits"][:, :, index], -1, 0)
-        probability = arrays["probability"][index][:, None, None]
-        seen = column(logits, probability, arrays["multiplicity"][index][:, None, None])
+    for place, count in enumerate(arrays["feature_count"].tolist()):
+        index = QUERIES[place % len(QUERIES)], count
+        logits = np.moveaxis(run.parameters["logits"][:, :, place], -1, 0)
+        probability = arrays["probability"][place][:, None, None]
+        seen = column(logits, probability, arrays["multiplicity"][place][:, None, None])
         drift = drifts(seen, probability)
-        trace.record(f"error_{name}", steps, seen.error)
-        trace.record(f"attention_target_{name}", steps, seen.attention[TARGET])
+        trace.record("error", steps, seen.error, index)
+        trace.record("attention", steps, seen.attention[TARGET], (*index, "target"))
         reached = {
             "error": settings.error_threshold - seen.error,
             "half_log": logits[TARGET] - np.log(count) / 2,
@@ -52,12 +62,12 @@ def _measure_run(experiment: Experiment, optimizer: Optimizer, data: Mapping[int
             "crossing": drift[TARGET] - np.abs(drift[DOMINANT]),
         }
         for event, excess in reached.items():
-            trace.record(f"time_{event}_{name}", 0, [first_crossing(times, e) for e in excess])
+            trace.record(f"time_{event}", 0, [first_crossing(times, e) for e in excess], index)
         if count == settings.phases_of:
-            trace.record(f"attention_dominant_{name}", steps, seen.attention[DOMINANT])
+            trace.record("attention", steps, seen.attention[DOMINANT], (*index, "dominant"))
             for label, row in CLASSES.items():
-                trace.record(f"logit_{label}_{name}", steps, logits[row])
-                trace.record(f"drift_{label}_{name}", steps, drift[row])
+                trace.record("logit", steps, logits[row], (*index, label))
+                trace.record("drift", steps, drift[row], (*index, label))
     return trace
 
 

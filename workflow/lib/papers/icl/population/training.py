@@ -1,4 +1,4 @@
-"""Descent on the population loss, column by column (specification, sections 4 and 5)."""
+"""Descent on the population loss, column by column (docs/papers/icl.md, sections 5 and 6.4)."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment, Optimizer
 from workflow.lib.files import Arrays
-from workflow.lib.papers import Job
 from workflow.lib.papers.icl.population.model import column, drifts
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
-from workflow.lib.runs import Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 
 # Rules that move each entry by its own gradient. Others would see one entry where a column has many equal ones.
 ENTRYWISE = ("adam", "gd")
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(
+    experiment: Experiment[Population, PopulationOptions],
+    optimizer: Optimizer[PopulationOptions],
+    data: Mapping[int, Arrays],
+    job: Job,
+) -> Run:
     """Run all columns of all seeds at once from S = 0.
 
     The columns of S decouple, as the weights for query v_k depend only on prompts with that query, so each column is
     a run of its own.
 
     Returns:
-        The trace holds `error`, the mean of the columns' L_k, at the snapshots. The parameters are `steps`
+        The trace holds `mean_error`, the mean of the columns' L_k, at the snapshots. The parameters are `steps`
         (seeds, snapshots) and `logits` (seeds, snapshots, columns, 3); snapshots are spaced geometrically.
 
     Raises:
         UserError: the optimizer couples entries, which the shared entries of a column do not allow.
     """
     settings, options = experiment.settings, optimizer.options
-    assert isinstance(settings, Population)
-    assert isinstance(options, PopulationOptions)
     if optimizer.rule not in ENTRYWISE:
         raise UserError(
             f"{experiment.paper}.experiments.{experiment.name}.optimizers.{optimizer.label}: found the rule "
@@ -62,7 +65,7 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
             steps.step()
     seeds = len(data)
     trace = Trace(data)
-    trace.record("error", kept, np.reshape(errors, (len(kept), seeds, -1)).mean(axis=2).T)
+    trace.record("mean_error", kept, np.reshape(errors, (len(kept), seeds, -1)).mean(axis=2).T)
     found = np.reshape(snapshots, (len(kept), seeds, -1, 3)).swapaxes(0, 1)
     return Run(trace, {"steps": np.tile(kept, (seeds, 1)), "logits": found})
 

@@ -1,16 +1,16 @@
-"""Prompts of linear regression tasks over orthonormal features (specification, section 3)."""
+"""Prompts of linear regression tasks over orthonormal features (docs/papers/icl.md, section 3)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.settings import Prompts
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
+def generate(experiment: Experiment[Prompts], seed: Seed) -> Arrays:
     """The features, the training prompts and the unseen prompts of one seed.
 
     Returns:
@@ -21,7 +21,6 @@ def generate(experiment: Experiment, seed: Seed) -> Arrays:
         fresh_counts: (R, K), how often each feature occurs in each of R unseen prompts.
     """
     settings = experiment.settings
-    assert isinstance(settings, Prompts)
     probabilities = np.asarray(settings.distribution)
     probabilities = probabilities / probabilities.sum()
     draw = seed.generator("tokens")

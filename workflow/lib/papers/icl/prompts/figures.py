@@ -8,29 +8,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Draw, Drawing
+from workflow.lib.contract import Draw, Drawing
 from workflow.lib.papers.icl.settings import Prompts
+from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics, NotRecordedError
+from workflow.lib.runs import Curve, Index, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
-Experiments = Mapping[str, Experiment]
+Runs = Experiment[Prompts]
 
 OTHERS = (RED, GREEN, ORANGE, PINK)  # v_2 to v_5; v_1 is blue
 THRESHOLD: dict[str, Any] = {"color": "#444444", "linewidth": 0.8, "linestyle": ":"}
 
 
-def _settings(experiments: Experiments, name: str) -> Prompts:
-    settings = experiments[name].settings
-    assert isinstance(settings, Prompts)
-    return settings
-
-
-def _curve(metrics: Metrics, experiment: str, metric: str) -> Curve:
+def _curve(metrics: Metrics, experiment: Runs, metric: str, index: Index = "") -> Curve:
     """A metric of the experiment's first optimizer, the one that the figure is about."""
-    return metrics.curve(experiment, metric, metrics.optimizers(experiment)[0])
+    return metrics.curve(experiment.name, metric, next(iter(experiment.optimizers)), index)
 
 
 def _per_feature(
@@ -76,12 +70,12 @@ def _first(settings: Prompts) -> str:
     return "$v_1$" if settings.probabilities == "balanced" else "$v_1$, dominant"
 
 
-def _errors(sheet: Sheet, linear: Axes, log: Axes, metrics: Metrics, experiments: Experiments, name: str) -> None:
+def _errors(sheet: Sheet, linear: Axes, log: Axes, metrics: Metrics, experiment: Runs) -> None:
     """L_k of every feature on a linear axis, as in the paper, and on a logarithmic one."""
-    settings = _settings(experiments, name)
-    curves = {k: _curve(metrics, name, f"error_{k}") for k in range(1, settings.feature_count + 1)}
-    _per_feature(sheet, linear, f"{name}, linear", curves, _first(settings))
-    _per_feature(sheet, log, f"{name}, log", curves, _first(settings), log=True)
+    settings = experiment.settings
+    curves = {k: _curve(metrics, experiment, "error", k) for k in settings.numbers}
+    _per_feature(sheet, linear, f"{experiment.name}, linear", curves, _first(settings))
+    _per_feature(sheet, log, f"{experiment.name}, log", curves, _first(settings), log=True)
     for ax in (linear, log):
         ax.axhline(settings.error_threshold, **THRESHOLD)
         ax.set(xlabel="epoch", xlim=(0, settings.epochs), ylabel="prediction error $L_k$")
@@ -90,42 +84,43 @@ def _errors(sheet: Sheet, linear: Axes, log: Axes, metrics: Metrics, experiments
     linear.legend(loc="upper right")
 
 
-def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiments: Experiments, name: str) -> None:
+def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
     """Attn_k given v_k; with a dominant feature, dashed, Attn_1 given the other queries."""
-    settings = _settings(experiments, name)
-    count = settings.feature_count
-    curves = {k: _curve(metrics, name, f"attention_{k}_{k}") for k in range(1, count + 1)}
-    _per_feature(sheet, ax, f"{name}, attention", curves, _first(settings))
+    settings, panel = experiment.settings, f"{experiment.name}, attention"
+    curves = {k: _curve(metrics, experiment, "attention", (k, k)) for k in settings.numbers}
+    _per_feature(sheet, ax, panel, curves, _first(settings))
     if settings.probabilities != "balanced":
-        released = _together([_curve(metrics, name, f"attention_1_{k}") for k in range(2, count + 1)])
+        released = _together([_curve(metrics, experiment, "attention", (1, k)) for k in settings.numbers[1:]])
         label = "Attn$_1$ given others (ours)"
         style = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "label": label}
-        sheet.band(ax, f"{name}, attention", "v1 given the others", released, geometric=False, **style)
+        sheet.band(ax, panel, "v1 given the others", released, geometric=False, **style)
     ax.axhline(settings.attention_threshold, **THRESHOLD)
     ax.set(xlabel="epoch", ylabel="attention score Attn$_k$ given $v_k$", title=_title(settings))
     ax.set(xlim=(0, settings.epochs), ylim=(0, 1))
     ax.legend(loc="center right", bbox_to_anchor=(1, 0.43))
 
 
-def _facts(metrics: Metrics, experiments: Experiments, *names: str) -> dict[str, Any]:
+def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]:
     """Seeds, thresholds, and the range over seeds of each event's epoch, for v_1 and for all other features."""
-    settings = _settings(experiments, names[0])
     facts: dict[str, Any] = {
-        "seeds": len(_curve(metrics, names[0], "loss").seeds),
-        "error_threshold": settings.error_threshold,
-        "attention_threshold": settings.attention_threshold,
+        "seeds": len(_curve(metrics, balanced, "loss").seeds),
+        "error_threshold": balanced.settings.error_threshold,
+        "attention_threshold": balanced.settings.attention_threshold,
     }
     for event in ("converged", "concentrated"):
-        facts[event] = {name: _epochs(metrics, experiments, name, event) for name in names}
+        facts[event] = {
+            "balanced": _epochs(metrics, balanced, event),
+            "imbalanced": _epochs(metrics, imbalanced, event),
+        }
     return facts
 
 
-def _epochs(metrics: Metrics, experiments: Experiments, name: str, event: str) -> tuple[str, str]:
+def _epochs(metrics: Metrics, experiment: Runs, event: str) -> tuple[str, str]:
     def span(features: range) -> str:
         found = []
         for k in features:
             try:
-                found.append(_curve(metrics, name, f"{event}_{k}").final())
+                found.append(_curve(metrics, experiment, event, k).final())
             except NotRecordedError:  # no seed got there
                 found.append(np.array([np.nan]))
         epochs = np.concatenate(found)
@@ -134,63 +129,63 @@ def _epochs(metrics: Metrics, experiments: Experiments, name: str, event: str) -
         late = " or later" if np.isnan(epochs).any() else ""
         return f"{np.nanmin(epochs):.0f} to {np.nanmax(epochs):.0f}{late}"
 
-    return span(range(1, 2)), span(range(2, _settings(experiments, name).feature_count + 1))
+    numbers = experiment.settings.numbers
+    return span(numbers[:1]), span(numbers[1:])
 
 
 @FIGURES("fig2")
-def fig2(metrics: Metrics, experiments: Experiments) -> Drawing:
+def fig2(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Prediction error per feature: linear as in the paper, and beside it on a log axis, as ours."""
     sheet = Sheet(2, 2, size=(8.6, 5.4), sharex=True)
-    for (linear, log), name in zip(sheet.panels, ("balanced", "imbalanced"), strict=True):
-        _errors(sheet, linear, log, metrics, experiments, name)
+    for (linear, log), experiment in zip(sheet.panels, (balanced, imbalanced), strict=True):
+        _errors(sheet, linear, log, metrics, experiment)
     for ax in sheet.panels[0]:
         ax.set_xlabel("")
     letter([sheet.panels[0, 0], sheet.panels[1, 0]])
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiments, "balanced", "imbalanced"))
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("fig3")
-def fig3(metrics: Metrics, experiments: Experiments) -> Drawing:
+def fig3(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Attention scores per feature."""
     sheet = Sheet(1, 2, size=(8.6, 3.3))
-    for ax, name in zip(sheet.panels[0], ("balanced", "imbalanced"), strict=True):
-        _attention(sheet, ax, metrics, experiments, name)
+    for ax, experiment in zip(sheet.panels[0], (balanced, imbalanced), strict=True):
+        _attention(sheet, ax, metrics, experiment)
     letter(sheet.panels)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiments, "balanced", "imbalanced"))
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_ten_features")
-def extra_ten_features(metrics: Metrics, experiments: Experiments) -> Drawing:
+def extra_ten_features(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Figures 2 and 3 for the second setting."""
     sheet = Sheet(2, 3, size=(11, 5.4), sharex=True)
-    for (linear, log, scores), name in zip(sheet.panels, ("balanced_ten", "imbalanced_ten"), strict=True):
-        _errors(sheet, linear, log, metrics, experiments, name)
-        _attention(sheet, scores, metrics, experiments, name)
+    for (linear, log, scores), experiment in zip(sheet.panels, (balanced, imbalanced), strict=True):
+        _errors(sheet, linear, log, metrics, experiment)
+        _attention(sheet, scores, metrics, experiment)
     for ax in sheet.panels[0]:
         ax.set_xlabel("")
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiments, "balanced_ten", "imbalanced_ten"))
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_trap")
-def extra_trap(metrics: Metrics, experiments: Experiments) -> Drawing:
+def extra_trap(metrics: Metrics, dense: Runs, axes: Runs) -> Drawing:
     """Why features along the axes stall under Adam: each entry gains a step size, but a dense A_k sums many entries."""
-    runs = {
-        ("balanced", "adam"): (BLUE, "Adam, dense features, $d = {d}$"),
-        ("basis", "adam"): (RED, "Adam, features along the axes, $d = {d}$"),
-        ("basis", "adam_large"): (ORANGE, "the same with a larger step size"),
-        ("balanced", "gd"): (GREY, "plain GD, dense features"),
-    }
+    runs = (
+        (dense, "adam", BLUE, f"Adam, dense features, $d = {dense.settings.dimension}$"),
+        (axes, "adam", RED, f"Adam, features along the axes, $d = {axes.settings.dimension}$"),
+        (axes, "adam_large", ORANGE, "the same with a larger step size"),
+        (dense, "gd", GREY, "plain GD, dense features"),
+    )
     sheet = Sheet(1, 3, size=(10.5, 3.7))
     entries, logits, scores = sheet.panels[0]
-    epochs = _settings(experiments, "basis").epochs
-    for (name, optimizer), (color, text) in runs.items():
-        step_size = experiments[name].optimizers[optimizer].hyperparameters["step_size"]
+    for experiment, optimizer, color, label in runs:
+        name, series = experiment.name, f"{experiment.name}, {optimizer}"
         largest = metrics.curve(name, "largest_entry", optimizer)
-        relative = Curve(largest.seeds, largest.steps, largest.values / step_size)
-        series, label = f"{name}, {optimizer}", text.format(d=_settings(experiments, name).dimension)
+        relative = Curve(largest.seeds, largest.steps, largest.values / _step_size(experiment, optimizer))
         sheet.band(entries, "entries", series, relative, color=color, label=label)
-        sheet.band(logits, "logit", series, metrics.curve(name, "target_logit_1", optimizer), color=color)
-        sheet.band(scores, "attention", series, metrics.curve(name, "attention_1_1", optimizer), color=color)
+        sheet.band(logits, "logit", series, metrics.curve(name, "target_logit", optimizer, 1), color=color)
+        sheet.band(scores, "attention", series, metrics.curve(name, "attention", optimizer, (1, 1)), color=color)
+    epochs = axes.settings.epochs
     pace = {"color": "black", "linestyle": ":", "linewidth": 1, "label": "one step size an epoch"}
     sheet.line(entries, "entries", "one step size an epoch", [0, epochs], [0, epochs], **pace)
     entries.set(ylabel=r"largest $|Q_{ij}|$ in step sizes", title="an entry gains about a step size an epoch")
@@ -201,14 +196,22 @@ def extra_trap(metrics: Metrics, experiments: Experiments) -> Drawing:
     scores.set_ylim(0, 1)
     sheet.figure.legend(loc="outside lower center", ncols=3)
     letter(sheet.panels)
-    scores_on_axes = metrics.value("basis", "attention_1_1", "adam")
-    step_sizes = {label: o.hyperparameters["step_size"] for label, o in experiments["basis"].optimizers.items()}
-    facts = {
-        "gain": metrics.value("balanced", "projector_sum").mean() / _settings(experiments, "balanced").feature_count,
-        "epochs": epochs,
-        "step_size": step_sizes["adam"],
-        "times_larger": step_sizes["adam_large"] / step_sizes["adam"],
-        "logit_on_axes": metrics.value("basis", "target_logit_1", "adam").mean(),
-        "score_on_axes": (scores_on_axes.min(), scores_on_axes.max()),
+    return Drawing(sheet.figure, sheet.table, _trap_facts(metrics, dense, axes))
+
+
+def _trap_facts(metrics: Metrics, dense: Runs, axes: Runs) -> dict[str, Any]:
+    """How far Adam gets along the axes, and how many step sizes an epoch a dense A_k gains at first."""
+    scores = metrics.value(axes.name, "attention", "adam", index=(1, 1))
+    step_size = _step_size(axes, "adam")
+    return {
+        "gain": metrics.value(dense.name, "projector_sum").mean() / dense.settings.feature_count,
+        "epochs": axes.settings.epochs,
+        "step_size": step_size,
+        "times_larger": _step_size(axes, "adam_large") / step_size,
+        "logit_on_axes": metrics.value(axes.name, "target_logit", "adam", index=1).mean(),
+        "score_on_axes": (scores.min(), scores.max()),
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+
+
+def _step_size(experiment: Runs, optimizer: str) -> float:
+    return float(experiment.optimizer(optimizer).hyperparameters["step_size"])

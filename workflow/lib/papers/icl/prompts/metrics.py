@@ -1,4 +1,4 @@
-"""Prediction errors and attention scores on unseen prompts (specification, section 6)."""
+"""Prediction errors and attention scores on unseen prompts (docs/papers/icl.md, section 7.1)."""
 
 from __future__ import annotations
 
@@ -6,60 +6,57 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
+from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.formulas import errors_and_attention
 from workflow.lib.papers.icl.settings import Prompts
-from workflow.lib.runs import DATA, Run, Trace
+from workflow.lib.plan.model import Experiment
+from workflow.lib.runs import DATA, Trace
 
 RAW_SAMPLES = 200_000
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+def measure(experiment: Experiment[Prompts], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """What figures and claims read; features are counted from 1, as in the paper.
 
-    Per optimizer: what training recorded; `target_logit_{k}`, A_k; `error_{k}`, the population error L_k;
-    `attention_{m}_{k}`, the mean Attn_m given query v_k; `converged_{k}` and `concentrated_{k}`, the first recorded
-    epochs with L_k below and Attn_k above the thresholds; `closed_loss_error`, the largest difference of L_k and the
+    Per optimizer: what training recorded; at index k `target_logit`, A_k, `error`, the population error L_k, and
+    `converged` and `concentrated`, the first recorded epochs with L_k below and Attn_k above the thresholds; at index
+    (m, k) `attention`, the mean Attn_m given query v_k; `closed_loss_error`, the largest difference of L_k and the
     sampled squared error, of the first seed.
-    Of the data: `projector_sum`, sum_ij |P_ij| for the projector P on the features, and `probability_{k}`.
+    Of the data: `projector_sum`, sum_ij |P_ij| for the projector P on the features, and at index k `probability`.
     """
-    settings = experiment.settings
-    assert isinstance(settings, Prompts)
-    measured = {label: _measure_run(settings, data, run, experiment) for label, run in runs.items()}
+    measured = {label: _measure_run(experiment, data, run) for label, run in runs.items()}
     measured[DATA] = trace = Trace(data)
     features = [block["features"] for block in data.values()]
     trace.record("projector_sum", 0, [np.abs(f.T @ f).sum() for f in features])
-    for k, p in enumerate(settings.distribution, start=1):
-        trace.record(f"probability_{k}", 0, p)
+    for k, p in enumerate(experiment.settings.distribution, start=1):
+        trace.record("probability", 0, p, k)
     return measured
 
 
-def _measure_run(settings: Prompts, data: Mapping[int, Arrays], run: Run, experiment: Experiment) -> Trace:
+def _measure_run(experiment: Experiment[Prompts], data: Mapping[int, Arrays], run: Run) -> Trace:
+    settings = experiment.settings
     trace = Trace(run.seeds)
-    for metric in run.trace.metrics:
-        curve = run.trace[metric]
-        trace.record(metric, curve.steps, curve.values)
+    trace.update(run.trace)
     epochs = np.asarray(settings.recorded)
     both = [
         errors_and_attention(logits, data[seed]["fresh_counts"], settings.mask_query)
         for seed, logits in zip(run.seeds, run.parameters["logits"], strict=True)
     ]
     errors, attention = (np.stack(values) for values in zip(*both, strict=True))
-    count = settings.feature_count
-    for k in range(count):
-        trace.record(f"target_logit_{k + 1}", epochs, run.parameters["logits"][..., k, k])
-        trace.record(f"error_{k + 1}", epochs, errors[..., k])
-        trace.record(f"converged_{k + 1}", 0, _first(epochs, errors[..., k] < settings.error_threshold))
-        on_target = attention[..., k, k]
-        trace.record(f"concentrated_{k + 1}", 0, _first(epochs, on_target > settings.attention_threshold))
-        for m in range(count):
-            trace.record(f"attention_{m + 1}_{k + 1}", epochs, attention[..., m, k])
-    middle = len(epochs) // 8
-    raw = raw_errors(settings, run.parameters["logits"][0, middle], experiment.seed(run.seeds[0]).generator("raw"))
+    for column, k in enumerate(settings.numbers):
+        trace.record("target_logit", epochs, run.parameters["logits"][..., column, column], k)
+        trace.record("error", epochs, errors[..., column], k)
+        trace.record("converged", 0, _first(epochs, errors[..., column] < settings.error_threshold), k)
+        on_target = attention[..., column, column]
+        trace.record("concentrated", 0, _first(epochs, on_target > settings.attention_threshold), k)
+        for row, m in enumerate(settings.numbers):
+            trace.record("attention", epochs, attention[..., row, column], (m, k))
+    at = settings.checked_at
+    raw = raw_errors(settings, run.parameters["logits"][0, at], experiment.seed(run.seeds[0]).generator("raw"))
     difference = np.full(len(run.seeds), np.nan)
-    difference[0] = np.abs(raw - errors[0, middle]).max()
-    trace.record("closed_loss_error", int(epochs[middle]), difference)
+    difference[0] = np.abs(raw - errors[0, at]).max()
+    trace.record("closed_loss_error", settings.recorded[at], difference)
     return trace
 
 

@@ -1,4 +1,4 @@
-"""One softmax-attention layer on prompts reduced to feature counts (specification, section 4).
+"""One softmax-attention layer on prompts reduced to feature counts (docs/papers/icl.md, section 6.1).
 
 All tokens of one feature get the same attention weight and, as labels are noise-free, carry the same label. So a
 prompt is its feature counts c and its labels u_m = <w, v_m>, and with the logits S_mk = v_m^T Q v_k

@@ -1,4 +1,4 @@
-"""Full-batch training of the merged key-query matrix from zero (specification, section 5)."""
+"""Full-batch training of the merged key-query matrix from zero (docs/papers/icl.md, sections 5 and 6.2)."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from workflow.lib.experiments import Experiment, Optimizer
+from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers import Job
 from workflow.lib.papers.icl.formulas import drifts
 from workflow.lib.papers.icl.prompts.model import Evaluation, TrainingPrompts, population_loss
 from workflow.lib.papers.icl.settings import Prompts
-from workflow.lib.runs import Run, Trace
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Index, Trace
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(experiment: Experiment[Prompts], optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
     """Train all seeds at once, stacked along the leading dimension; one step is one epoch.
 
     Q itself is kept and moved, because Adam's path depends on its entries and not on the logits alone.
 
     Returns:
-        The trace holds, at the recorded epochs, the training `loss`, `training_error_{k}` and `training_attention_{k}`
-        (means over the training prompts with query v_k), and `largest_entry`, the largest |Q_ij|; `drift_error`
-        (largest difference of autograd and the closed drifts, early on), and `diverged_at` for a seed that
-        did. The parameters are `logits` (seeds, recorded, K, K), rows for keys, and the final `key_query`
+        The trace holds, at the recorded epochs, the training `loss`, `training_error` and `training_attention` at
+        index k (means over the training prompts with query v_k), and `largest_entry`, the largest |Q_ij|;
+        `drift_error` (largest difference of autograd and the closed drifts, early on), and `diverged_at` for a
+        seed that did. The parameters are `logits` (seeds, recorded, K, K), rows for keys, and the final `key_query`
         (seeds, d, d).
     """
     settings = experiment.settings
-    assert isinstance(settings, Prompts)
     prompts = TrainingPrompts(data, settings.mask_query)
     key_query = torch.zeros(len(data), settings.dimension, settings.dimension, dtype=torch.float64)
     steps = optimizer.build([key_query], stacked=True)
@@ -65,25 +64,24 @@ def _trace(
     finite = np.logical_and.accumulate(np.isfinite(logits).all((2, 3)), axis=1)
     trace = Trace(data)
 
-    def record(metric: str, values: Sequence[torch.Tensor]) -> None:
-        trace.record(metric, recorded, np.where(finite, torch.stack(list(values), dim=1).numpy(), np.nan))
+    def record(metric: str, values: Sequence[torch.Tensor], index: Index = "") -> None:
+        trace.record(metric, recorded, np.where(finite, torch.stack(list(values), dim=1).numpy(), np.nan), index)
 
     record("loss", [now.loss for now in kept])
     record("largest_entry", [now.largest_entry for now in kept])
     errors = [prompts.mean_per_query(now.residual.square() / 2) for now in kept]
     attention = [prompts.mean_per_query(now.on_target) for now in kept]
-    for k in range(settings.feature_count):
-        record(f"training_error_{k + 1}", [values[:, k] for values in errors])
-        record(f"training_attention_{k + 1}", [values[:, k] for values in attention])
+    for column, k in enumerate(settings.numbers):
+        record("training_error", [values[:, column] for values in errors], k)
+        record("training_attention", [values[:, column] for values in attention], k)
     if not finite.all():
         first = [np.nan if row.all() else recorded[int(row.argmin())] for row in finite]
         trace.record("diverged_at", 0, first)
-    middle = len(recorded) // 8
     checks = [
         drift_error(s, block["fresh_counts"], settings.distribution)
-        for s, block in zip(logits[:, middle], data.values(), strict=True)
+        for s, block in zip(logits[:, settings.checked_at], data.values(), strict=True)
     ]
-    trace.record("drift_error", recorded[middle], checks)
+    trace.record("drift_error", recorded[settings.checked_at], checks)
     return trace
 
 

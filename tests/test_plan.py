@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
-from workflow.lib.configuration import ROOT, Setting, block_seeds, load_paper, make_plan, parse_paper, read_yaml
+from workflow.lib import rooms
+from workflow.lib.cli import main
 from workflow.lib.errors import UserError
+from workflow.lib.plan import jobs
+from workflow.lib.plan.model import Setting, block_seeds
+from workflow.lib.plan.reading import ROOT, read_yaml
+from workflow.lib.rooms import load_paper, make_plan
 
 SHIPPED = read_yaml(ROOT / "config" / "config.yaml")
 
@@ -28,6 +37,7 @@ def ntp(path: str, value: Any) -> dict[str, Any]:
 
 
 TWO_STAGE = "experiments.two_stage"
+GD = {"step_size": 0.1, "step_size_kq": 0.1}
 
 # (what is laid over the shipped configuration, words that the message must hold)
 BAD = [
@@ -75,6 +85,19 @@ BAD = [
     (ntp("figures.figure2", {"title": "x", "experiments": []}), ["ntp.figures", "extra_<name>"]),
     (ntp("figures.fig2.experiments", ["two_stages"]), ["ntp.figures.fig2.experiments", "'two_stages'", "two_stage"]),
     (ntp("claims", {"ntp.fig2.norm_ov": {"low": "small"}}), ["ntp.fig2.norm_ov.low", "a number", "'small'"]),
+    (ntp("experiments.two_stages", {"settings": {}}), ["'two_stages'", "Did you mean 'two_stage'", "like"]),
+    (ntp("experiments.mine", {"like": "two_stages"}), ["mine.like", "Did you mean 'two_stage'"]),
+    (ntp("experiments.nothing", None), ["ntp.experiments", "null removes", "'nothing'"]),
+    (ntp(f"{TWO_STAGE}.optimizers.data", {"rule": "ngd", **GD}), ["optimizers.data", "taken"]),
+    (ntp("experiments.zero_init", None), ["ntp.figures.extra_zero_init", "'zero_init'", "extra_zero_init: null"]),
+    (ntp("figures.fig1.experiments", ["two_stage"]), ["ntp.figures.fig1", "strings", "random_sentences"]),
+    (ntp("figures.fig2.experiments", []), ["ntp.figures.fig2", "one of each kind"]),
+    (ntp("figures.extra_mine", {"title": "x", "experiments": ["two_stage"]}), ["extra_mine", "draws"]),
+    (ntp("figures.extra_mine", {"title": "x", "draws": "fig9", "experiments": []}), ["draws", "'fig9'"]),
+    (ntp("claims", {"ntp.fig2.norm_of": {"low": 1}}), ["'ntp.fig2.norm_of'", "Did you mean"]),
+    (ntp("claims", {"ntp.fig2.norm_ov": {"low": 41}}), ["ntp.fig2.norm_ov", "low <= high", "41"]),
+    (ntp("claims", {"ntp.fig2.norm_ov": {"low": float("nan")}}), ["ntp.fig2.norm_ov.low", "nan"]),
+    (ntp("claims", {"ntp.fig2.norm_ov": {"figure": "fig99"}}), ["ntp.fig2.norm_ov.figure", "'fig99'"]),
     (ntp("claims", {"ntp.fig2.norm_ov": {"share": 0}}), ["ntp.fig2.norm_ov.share", "share of seeds"]),
 ]
 
@@ -91,21 +114,23 @@ def test_numbers_given_as_text_are_read() -> None:
     """`--config` passes nested numbers as text, and YAML takes 1e-3 for one."""
     optimizer = "experiments.two_stage.optimizers.ngd.step_size"
     plan = plan_with(**ntp(optimizer, "1e-3"))
-    assert plan.paper("ntp").experiment("two_stage").checked.optimizers["ngd"].hyperparameters["step_size"] == 1e-3
+    assert plan.paper("ntp").experiment("two_stage").optimizers["ngd"].hyperparameters["step_size"] == 1e-3
     plan = plan_with(**ntp("experiments.two_stage.settings.steps_ov", "12"))
-    assert plan.paper("ntp").experiment("two_stage").checked.settings.steps_ov == 12
+    assert plan.paper("ntp").experiment("two_stage").settings.steps_ov == 12
 
 
 @pytest.mark.parametrize("change", [0.2, {"value": 0.2}])
 def test_a_changed_value_loses_its_source(change: Any) -> None:
     plan = plan_with(**ntp("experiments.two_stage.settings.init_scale", change))
-    assert plan.paper("ntp").experiment("two_stage").settings["init_scale"] == Setting(0.2, "user", "")
+    assert plan.paper("ntp").experiment("two_stage").given["init_scale"] == Setting(value=0.2)
 
 
 def test_a_change_may_bring_its_own_source() -> None:
     change = {"value": 0.2, "source": "paper", "where": "p. 10"}
     plan = plan_with(**ntp("experiments.two_stage.settings.init_scale", change))
-    assert plan.paper("ntp").experiment("two_stage").settings["init_scale"] == Setting(0.2, "paper", "p. 10")
+    assert plan.paper("ntp").experiment("two_stage").given["init_scale"] == Setting(
+        value=0.2, source="paper", where="p. 10"
+    )
 
 
 def test_a_user_may_add_an_experiment_and_a_figure_entry() -> None:
@@ -113,8 +138,8 @@ def test_a_user_may_add_an_experiment_and_a_figure_entry() -> None:
     entry["settings"]["vocabulary_size"] = entry["settings"]["embedding_dimension"] = 30
     plan = plan_with(ntp={"experiments": {"larger": entry}})
     larger = plan.paper("ntp").experiment("larger")
-    assert larger.checked.settings.vocabulary_size == 30
-    assert larger.settings["vocabulary_size"].source == "user"
+    assert larger.settings.vocabulary_size == 30
+    assert larger.given["vocabulary_size"].source == "user"
 
 
 def test_the_number_of_seeds_can_be_set_for_all() -> None:
@@ -134,14 +159,78 @@ def test_a_bad_block_is_refused(name: str) -> None:
         block_seeds(name)
 
 
-def test_a_part_of_a_paper_reads_back_the_same() -> None:
-    paper = load_paper("ntp")
-    part = paper.part(claims=paper.claims)
-    again = parse_paper("ntp", part)
-    assert again.claims == paper.claims
-    assert again.experiments == paper.experiments
-    drawn = parse_paper("ntp", paper.part(figures=["fig2"]))
-    assert list(drawn.experiments) == ["two_stage"]
+def test_what_a_job_gets_reads_back_the_same(tmp_path: Path) -> None:
+    paper, room = load_paper("ntp"), rooms.room("ntp")
+    again = jobs.take(Path(jobs.hand(tmp_path, "claims", jobs.for_claims(paper))), room)
+    assert again == paper
+    drawn = jobs.take(Path(jobs.hand(tmp_path, "figure", jobs.for_figure(paper, "fig2"))), room)
+    assert drawn.experiments == {"two_stage": paper.experiments["two_stage"]}
+    run = jobs.take(Path(jobs.hand(tmp_path, "run", jobs.for_run(paper.experiment("two_stage"), "ngd"))), room)
+    assert run.experiment("two_stage").settings == paper.experiment("two_stage").settings
+    assert run.experiment("two_stage").optimizer("ngd").hyperparameters["step_size"] == 0.2 / 20**0.5
+
+
+def test_what_a_job_gets_is_named_by_its_content(tmp_path: Path) -> None:
+    """A reworded source is no news to a training job; another value is."""
+    plain = jobs.hand(tmp_path, "run", jobs.for_run(load_paper("ntp").experiment("two_stage"), "ngd"))
+    worded = {"experiments": {"two_stage": {"settings": {"sentences": {"where": "elsewhere"}}}}}
+    assert jobs.hand(tmp_path, "run", jobs.for_run(load_paper("ntp", worded).experiment("two_stage"), "ngd")) == plain
+    changed = {"experiments": {"two_stage": {"settings": {"sentences": 21}}}}
+    assert jobs.hand(tmp_path, "run", jobs.for_run(load_paper("ntp", changed).experiment("two_stage"), "ngd")) != plain
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# ---- what a user changes keeps no evidence that is not its own ----
+
+
+def test_another_rule_under_a_label_is_not_the_paper_s() -> None:
+    mine = {"experiments": {"two_stage": {"optimizers": {"ngd": {"rule": "adam"}}}}}
+    optimizer = load_paper("ntp", mine).experiment("two_stage").optimizer("ngd")
+    assert optimizer.rule == "adam"
+    assert {setting.source for setting in optimizer.given.values()} == {"user"}
+
+
+def test_a_changed_band_is_the_user_s() -> None:
+    shipped = load_paper("ntp").claims["ntp.fig2.norm_ov"]
+    mine = load_paper("ntp", {"claims": {"ntp.fig2.norm_ov": {"high": 50}}}).claims["ntp.fig2.norm_ov"]
+    assert (mine.low, mine.high, mine.band, mine.source) == (shipped.low, 50, "user", shipped.source)
+    assert load_paper("ntp", {"claims": {"ntp.fig2.norm_ov": {"high": 40.4}}}).claims["ntp.fig2.norm_ov"] == shipped
+
+
+def test_the_same_value_keeps_its_evidence() -> None:
+    mine = {"experiments": {"two_stage": {"settings": {"init_scale": 0.1}, "seeds": 10}}}
+    assert load_paper("ntp", mine) == load_paper("ntp")
+
+
+def test_own_settings_are_told() -> None:
+    mine = {"experiments": {"two_stage": {"seeds": 3, "optimizers": {"ngd": {"step_size": 0.1}}}}}
+    experiment = load_paper("ntp", mine).experiment("two_stage")
+    assert experiment.own(["ngd"]) == ["two_stage.seeds = 3", "two_stage.ngd.step_size = 0.1"]
+    assert experiment.own([]) == ["two_stage.seeds = 3"]
+
+
+def test_null_removes() -> None:
+    gone = {
+        "experiments": {"zero_init": None, "two_stage": {"optimizers": {"ngd": None, "gd": GD}}},
+        "figures": {"extra_zero_init": None},
+        "claims": {"ntp.fig2.norm_ov": None},
+    }
+    paper = load_paper("ntp", gone)
+    assert "zero_init" not in paper.experiments
+    assert list(paper.experiment("two_stage").optimizers) == ["gd"]
+    assert "extra_zero_init" not in paper.figures
+    assert "ntp.fig2.norm_ov" not in paper.claims
+
+
+def test_a_user_may_add_an_experiment_like_another_and_a_figure_of_it() -> None:
+    mine = {
+        "experiments": {"wide": {"like": "two_stage", "settings": {"vocabulary_size": 30, "embedding_dimension": 30}}},
+        "figures": {"extra_wide": {"title": "wide", "draws": "fig2", "experiments": ["wide"]}},
+    }
+    paper = load_paper("ntp", mine)
+    assert paper.experiment("wide").settings.vocabulary_size == 30
+    assert paper.experiment("wide").given["steps_ov"].source == "paper"
+    assert paper.figure("extra_wide").drawing == "fig2"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +259,38 @@ def test_a_missing_or_binary_yaml_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not a text file"):
         read_yaml(tmp_path / "binary.yaml")
+
+
+def test_the_schemas_for_editors_are_the_models(tmp_path: Path) -> None:
+    assert main(["schemas", "--folder", str(tmp_path)]) == 0
+    shipped = {path.name: path.read_text() for path in (ROOT / "workflow" / "schemas").glob("*.json")}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == shipped
+
+
+def test_every_yaml_names_its_schema() -> None:
+    for path in [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config").glob("*/*.yaml")]:
+        first = path.read_text().splitlines()[0]
+        name = first.removeprefix("# yaml-language-server: $schema=")
+        assert name != first, path
+        assert (path.parent / name).is_file(), path
+
+
+def test_the_schemas_take_what_is_shipped() -> None:
+    for kind in ("papers", "claims"):
+        for path in (ROOT / "config" / kind).glob("*.yaml"):
+            schema = "claims" if kind == "claims" else path.stem
+            known = json.loads((ROOT / f"workflow/schemas/{schema}.schema.json").read_text())
+            jsonschema.validate(read_yaml(path), known)
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from workflow.lib.rooms import make_plan; from workflow.lib.plan.reading import ROOT, read_yaml;"
+        "make_plan(read_yaml(ROOT / 'config/config.yaml'));"
+        "print([m for m in ('torch', 'pandas', 'pyarrow', 'matplotlib', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config" / "papers").glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,0 +1,110 @@
+"""JSON schemas for editors, made from the models: `python -m workflow.lib schemas` writes them.
+
+They complete and check keys while a YAML is written; what counts is still what the models say when the plan is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from workflow.lib import optim
+from workflow.lib.plan.model import Claim, Config, Figure, Room, Setting
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def paper_schema(room: Room) -> dict[str, Any]:
+    """The schema of `config/papers/<paper>.yaml`."""
+    settings = {kind: _fields(model) for kind, model in room.kinds.items()}
+    options = [_fields(kind.options)["properties"] for kind in room.kinds.values()]
+    rules = [_fields(optim.hyperparameters(name))["properties"] for name in optim.names()]
+    numbers: dict[str, Any] = {}
+    for known in [*rules, *options]:
+        numbers |= known
+    experiment = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["kind", "about", "seeds", "settings", "optimizers"],
+        "properties": {
+            "kind": {"enum": list(room.kinds)},
+            "about": {"type": "string"},
+            "seeds": {"type": "integer", "minimum": 1},
+            "settings": {"type": "object"},
+            "optimizers": {
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "properties": {"rule": {"enum": list(optim.names())}, **numbers},
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "allOf": [
+            {"if": {"properties": {"kind": {"const": kind}}}, "then": {"properties": {"settings": fields}}}
+            for kind, fields in settings.items()
+        ],
+    }
+    return {
+        "$schema": _DRAFT,
+        "title": f"config/papers/{room.paper}.yaml",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "title": {"type": "string"},
+            "authors": {"type": "string"},
+            "venue": {"type": "string"},
+            "experiments": {"type": "object", "additionalProperties": experiment},
+            "figures": {"type": "object", "additionalProperties": _entry(Figure)},
+        },
+        "$defs": _definitions([*room.kinds.values(), *(kind.options for kind in room.kinds.values())]),
+    }
+
+
+def claims_schema() -> dict[str, Any]:
+    """The schema of `config/claims/<paper>.yaml`."""
+    return {"$schema": _DRAFT, "title": "config/claims", "type": "object", "additionalProperties": _entry(Claim)}
+
+
+def config_schema(papers: tuple[str, ...]) -> dict[str, Any]:
+    """The schema of `config/config.yaml` and of a user's own file."""
+    schema = Config.model_json_schema()
+    schema["properties"] |= {paper: {"type": "object"} for paper in papers}
+    return {"$schema": _DRAFT, **schema, "title": "config/config.yaml", "required": []}
+
+
+def _entry(model: type[BaseModel]) -> dict[str, Any]:
+    """A model as YAML gives it, under its name."""
+    schema = model.model_json_schema()
+    schema["properties"].pop("name")
+    schema["required"] = [key for key in schema.get("required", []) if key != "name"]
+    return {key: value for key, value in schema.items() if key not in ("title", "description")}
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """A settings class whose values carry evidence: each is `{value, source, where}`, or bare in a user's file."""
+    fields = model.model_json_schema(ref_template="#/$defs/{model}").get("properties", {})
+    evidence = Setting.model_json_schema()["properties"]
+    wrapped = {
+        name: {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"value": value, "source": evidence["source"], "where": evidence["where"]},
+                    "required": ["value"],
+                    "additionalProperties": False,
+                },
+                value,
+            ]
+        }
+        for name, value in fields.items()
+    }
+    return {"type": "object", "properties": wrapped, "additionalProperties": False}
+
+
+def _definitions(models: list[type[BaseModel]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for model in models:
+        found |= model.model_json_schema(ref_template="#/$defs/{model}").get("$defs", {})
+    return found

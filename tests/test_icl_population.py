@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.reference import icl as reference
-from workflow.lib import configuration
+from workflow.lib import rooms
+from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
-from workflow.lib.papers import Job, generate, measure, train
 from workflow.lib.papers.icl.population.data import QUERIES
 from workflow.lib.papers.icl.population.metrics import first_crossing
 from workflow.lib.papers.icl.population.training import snapshot_steps
@@ -16,12 +16,12 @@ from workflow.lib.papers.icl.population.training import snapshot_steps
 
 def population(**changes):
     overlay = {"experiments": {"population": changes}}
-    return configuration.load_paper("icl", overlay).experiment("population").checked
+    return rooms.load_paper("icl", overlay).experiment("population")
 
 
 def run(experiment, optimizer="gd"):
-    data = {0: generate(experiment)(experiment, experiment.seed(0))}
-    return data, train(experiment)(experiment, experiment.optimizers[optimizer], data, Job())
+    data = {0: rooms.generate(experiment)(experiment, experiment.seed(0))}
+    return data, rooms.train(experiment)(experiment, experiment.optimizers[optimizer], data, Job())
 
 
 @pytest.mark.parametrize("size", [3, 12])
@@ -42,13 +42,13 @@ def test_metrics_at_the_start_are_the_formulas():
     counts = {"feature_counts": {"value": [20]}, "phases_of": 20, "plateau_of": 20}
     experiment = population(settings=counts, optimizers={"gd": {"iterations": 50}})
     data, fast = run(experiment)
-    trace = measure(experiment)(experiment, data, {"gd": fast})["gd"]
+    trace = rooms.measure(experiment)(experiment, data, {"gd": fast})["gd"]
     p = np.array([0.5] + [0.5 / 19] * 19)
     expected = ((1 - p) ** 2 + (p**2).sum() - p**2) / 2
-    assert trace["error_dominant_20"].at(0)[0] == pytest.approx(expected[0], abs=1e-14)
-    assert trace["error_rare_20"].at(0)[0] == pytest.approx(expected[1], abs=1e-14)
-    assert trace["attention_target_rare_20"].at(0)[0] == pytest.approx(p[1], abs=1e-15)
-    assert trace["attention_dominant_rare_20"].at(0)[0] == pytest.approx(0.5, abs=1e-15)
+    assert trace.curve("error", ("dominant", 20)).at(0)[0] == pytest.approx(expected[0], abs=1e-14)
+    assert trace.curve("error", ("rare", 20)).at(0)[0] == pytest.approx(expected[1], abs=1e-14)
+    assert trace.curve("attention", ("rare", 20, "target")).at(0)[0] == pytest.approx(p[1], abs=1e-15)
+    assert trace.curve("attention", ("rare", 20, "dominant")).at(0)[0] == pytest.approx(0.5, abs=1e-15)
 
 
 def test_a_rule_that_couples_entries_is_refused_by_name():

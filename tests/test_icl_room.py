@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow.lib import configuration, papers, stages
-from workflow.lib.runs import read_traces
+from tests.conftest import ROOT
+from workflow.lib import rooms, stages
+from workflow.lib.plan.model import block_name
+from workflow.lib.tables import read_traces
 
 SHORT = {
     "balanced": {"settings": {"epochs": 6, "prompts": 40, "fresh_prompts": 50}},
@@ -26,10 +28,9 @@ SHORT = {
 
 
 def run(folder, changes, count):
-    paper = configuration.load_paper("icl", {"experiments": changes}, seeds=count)
-    block = configuration.block_name(0, count - 1)
-    for name, plan in paper.experiments.items():
-        experiment = plan.checked
+    paper = rooms.load_paper("icl", {"experiments": changes}, seeds=count)
+    block = block_name(0, count - 1)
+    for name, experiment in paper.experiments.items():
         stages.generate(experiment, range(count), folder / f"{name}.npz")
         for label in experiment.optimizers:
             stem = folder / name / label / block
@@ -39,30 +40,25 @@ def run(folder, changes, count):
     return paper
 
 
-def tables(folder, paper, names):
+def tables(folder, names):
     return {name: folder / f"{name}.parquet" for name in names}
 
 
 def draw(folder, paper, *names):
-    experiments = {name: plan.checked for name, plan in paper.experiments.items()}
     drawn = {}
     for name in names or paper.figures:
         figure = paper.figure(name)
         outputs = {kind: folder / f"{name}.{kind}" for kind in ("pdf", "png", "csv")} | {
             "caption": folder / f"{name}.rst"
         }
-        used = {key: experiments[key] for key in figure.experiments}
-        template = configuration.ROOT / "workflow" / "report" / "icl" / f"{name}.rst"
-        stages.draw(used, paper, name, tables(folder, paper, used), template, outputs)
+        template = ROOT / "workflow" / "report" / "icl" / f"{figure.drawing}.rst"
+        stages.draw(paper, name, tables(folder, figure.experiments), template, outputs)
         drawn[name] = outputs
     return drawn
 
 
 def judge(folder, paper):
-    experiments = {name: plan.checked for name, plan in paper.experiments.items()}
-    stages.judge(
-        experiments, "icl", list(paper.claims.values()), tables(folder, paper, experiments), folder / "claims.csv"
-    )
+    stages.judge(paper, tables(folder, paper.experiments), folder / "claims.csv")
     return pd.read_csv(folder / "claims.csv")
 
 
@@ -74,7 +70,7 @@ def short(tmp_path_factory):
 
 def test_short_runs_draw_every_figure(short):
     folder, paper = short
-    assert set(papers.figures("icl")) == set(paper.figures)
+    assert set(rooms.figures("icl")) == set(paper.figures)
     for outputs in draw(folder, paper).values():
         assert len(pd.read_csv(outputs["csv"])) > 0
         assert outputs["png"].stat().st_size > 10_000
@@ -83,15 +79,16 @@ def test_short_runs_draw_every_figure(short):
 
 def test_short_runs_judge_every_claim(short):
     folder, paper = short
-    assert set(papers.claims("icl")) == set(paper.claims)
+    assert set(rooms.claims("icl")) == set(paper.claims)
     verdicts = judge(folder, paper).set_index("claim")
     # Formulas hold at any length; convergence cannot be there yet, and its claims must say so.
     for name in ("model.attn_sum", "model.drifts", "trap.basis", "trap.plain_gd"):
-        assert verdicts.loc[f"icl.{name}", "holds"]
+        assert verdicts.loc[f"icl.{name}", "verdict"] == "holds"
     for name in ("fig2.balanced_end", "fig2.imbalanced_end", "fig3.concentration", "fig3.dominant_released"):
-        assert not verdicts.loc[f"icl.{name}", "holds"]
+        assert verdicts.loc[f"icl.{name}", "verdict"] == "fails"
     for name in ("fig1.phase_order", "theory.quadratic", "fig2.stage_ratio"):  # not reached: not measured
         assert np.isnan(verdicts.loc[f"icl.{name}", "measured"])
+        assert verdicts.loc[f"icl.{name}", "verdict"] == "not measured"
 
 
 def test_the_csv_is_the_picture(short):
@@ -100,8 +97,8 @@ def test_the_csv_is_the_picture(short):
     table = pd.read_csv(folder / "fig2.csv")
     trace = read_traces(folder / "imbalanced.parquet")["adam"]
     drawn = table[(table["panel"] == "imbalanced, linear") & (table["series"] == "v2")]
-    np.testing.assert_allclose(drawn["y"], trace["error_2"].values.mean(axis=0))
-    np.testing.assert_allclose(drawn["low"], trace["error_2"].values.min(axis=0))
+    np.testing.assert_allclose(drawn["y"], trace.curve("error", 2).values.mean(axis=0))
+    np.testing.assert_allclose(drawn["low"], trace.curve("error", 2).values.min(axis=0))
 
 
 def test_a_diverged_run_is_drawn_and_judged(tmp_path):
@@ -112,4 +109,4 @@ def test_a_diverged_run_is_drawn_and_judged(tmp_path):
         warnings.simplefilter("error", RuntimeWarning)
         draw(tmp_path, paper, "fig2", "fig3")
     verdicts = judge(tmp_path, paper).set_index("claim")
-    assert not verdicts.loc["icl.fig2.imbalanced_end", "holds"]
+    assert verdicts.loc["icl.fig2.imbalanced_end", "verdict"] != "holds"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workflow.lib import configuration
+from workflow.lib import rooms
 from workflow.lib.errors import UserError
 
 EYE = [[1.0 if i == j else 0.0 for j in range(50)] for i in range(5)]
@@ -43,7 +43,7 @@ POPULATION = {
 
 def load(name, settings):
     bare = {key: {"value": value} for key, value in settings.items()}
-    return configuration.load_paper("icl", {"experiments": {name: {"settings": bare}}})
+    return rooms.load_paper("icl", {"experiments": {name: {"settings": bare}}})
 
 
 @pytest.mark.parametrize("case", PROMPTS)
@@ -63,7 +63,7 @@ def test_population(case):
 def test_an_optimizer_needs_its_iterations():
     overlay = {"experiments": {"population": {"optimizers": {"adam": {"step_size": 0.1}}}}}
     with pytest.raises(UserError, match=r"population\.optimizers\.adam\.iterations: is missing"):
-        configuration.load_paper("icl", overlay)
+        rooms.load_paper("icl", overlay)
 
 
 @pytest.mark.parametrize(
@@ -71,5 +71,5 @@ def test_an_optimizer_needs_its_iterations():
     [("balanced", (0.2,) * 5), (0.5, (0.5, *[0.125] * 4)), ([0.4, 0.3, 0.2, 0.1, 0.0], (0.4, 0.3, 0.2, 0.1, 0.0))],
 )
 def test_probabilities(given, expected):
-    settings = load("balanced", {"probabilities": given}).experiment("balanced").checked.settings
+    settings = load("balanced", {"probabilities": given}).experiment("balanced").settings
     assert settings.distribution == pytest.approx(expected)

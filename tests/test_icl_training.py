@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from tests.reference import icl as reference
-from workflow.lib import configuration
-from workflow.lib.papers import Job, generate, train
+from workflow.lib import rooms
+from workflow.lib.contract import Job
 
 RAW = ("features", "tasks", "tokens", "query")
 
 
 def run(name, seeds, optimizer="adam", **settings):
     changes = {"experiments": {name: {"settings": settings}}}
-    experiment = configuration.load_paper("icl", changes).experiment(name).checked
-    data = {seed: generate(experiment)(experiment, experiment.seed(seed)) for seed in seeds}
-    return experiment, data, train(experiment)(experiment, experiment.optimizers[optimizer], data, Job())
+    experiment = rooms.load_paper("icl", changes).experiment(name)
+    data = {seed: rooms.generate(experiment)(experiment, experiment.seed(seed)) for seed in seeds}
+    return experiment, data, rooms.train(experiment)(experiment, experiment.optimizers[optimizer], data, Job())
 
 
 def twin(experiment, arrays, optimizer="adam"):
@@ -89,15 +89,17 @@ def test_training_metrics_are_those_of_the_raw_prompts():
     on_target = (attention.numpy() * (arrays["tokens"] == arrays["query"][:, None])).sum(1)
     for k in range(experiment.settings.feature_count):
         mine = arrays["query"] == k
-        assert fast.trace[f"training_error_{k + 1}"].final()[0] == pytest.approx(errors[mine].mean(), abs=1e-12)
-        assert fast.trace[f"training_attention_{k + 1}"].final()[0] == pytest.approx(on_target[mine].mean(), abs=1e-12)
+        assert fast.trace.curve("training_error", k + 1).final()[0] == pytest.approx(errors[mine].mean(), abs=1e-12)
+        assert fast.trace.curve("training_attention", k + 1).final()[0] == pytest.approx(
+            on_target[mine].mean(), abs=1e-12
+        )
 
 
 def test_a_diverging_seed_is_recorded_and_the_rest_is_left_out():
     changes = {"experiments": {"balanced": {"optimizers": {"adam": {"step_size": 1e308}}, "settings": {"epochs": 10}}}}
-    experiment = configuration.load_paper("icl", changes).experiment("balanced").checked
-    data = {0: generate(experiment)(experiment, experiment.seed(0))}
-    fast = train(experiment)(experiment, experiment.optimizers["adam"], data, Job())
+    experiment = rooms.load_paper("icl", changes).experiment("balanced")
+    data = {0: rooms.generate(experiment)(experiment, experiment.seed(0))}
+    fast = rooms.train(experiment)(experiment, experiment.optimizers["adam"], data, Job())
     assert fast.trace["diverged_at"].final()[0] == 2
     loss = fast.trace["loss"].values[0]
     assert np.isfinite(loss[0])

@@ -6,41 +6,41 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from workflow.lib.experiments import Experiment
 
 from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import icl as reference
-from workflow.lib import configuration
-from workflow.lib.papers import Job, generate, train
+from workflow.lib import rooms
+from workflow.lib.contract import Job
+from workflow.lib.papers.icl.settings import Population, PopulationOptions, Prompts
+from workflow.lib.plan.model import Experiment
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
-    paper = configuration.load_paper("icl")
+    paper = rooms.load_paper("icl")
     for name in ("balanced", "imbalanced_ten"):
-        plan = paper.experiment(name)
-        yield _prompts(plan.checked, plan.seeds, quick)
-    yield _population(paper.experiment("population").checked, quick)
+        yield _prompts(paper.experiment(name), quick)
+    yield _population(paper.experiment("population"), quick)
 
 
-def _prompts(experiment: Experiment, seeds: int, quick: bool) -> Benchmark:
-    data = {seed: generate(experiment)(experiment, experiment.seed(seed)) for seed in range(seeds)}
+def _prompts(experiment: Experiment[Prompts], quick: bool) -> Benchmark:
+    data = {seed: rooms.generate(experiment)(experiment, experiment.seed(seed)) for seed in range(experiment.seeds)}
     adam = experiment.optimizers["adam"]
     epochs = 20 if quick else 100
     first = {key: data[0][key] for key in ("features", "tasks", "tokens", "query")}
-    train(experiment)(experiment, adam, {0: data[0]}, Job())  # what torch imports on first use is no training
+    rooms.train(experiment)(experiment, adam, {0: data[0]}, Job())  # what torch imports on first use is no training
     return Benchmark(
         f"icl {experiment.name}, Adam, per seed and epoch",
         plain=lambda: reference.train(**first, epochs=epochs, step_size=adam.hyperparameters["step_size"]),
-        fast=lambda: train(experiment)(experiment, adam, data, Job()),
+        fast=lambda: rooms.train(experiment)(experiment, adam, data, Job()),
         floor=30,
         plain_units=epochs,
-        fast_units=seeds * experiment.settings.epochs,
+        fast_units=experiment.seeds * experiment.settings.epochs,
         repeats=2 if quick else 3,
     )
 
 
-def _population(experiment: Experiment, quick: bool) -> Benchmark:
-    data = {0: generate(experiment)(experiment, experiment.seed(0))}
+def _population(experiment: Experiment[Population, PopulationOptions], quick: bool) -> Benchmark:
+    data = {0: rooms.generate(experiment)(experiment, experiment.seed(0))}
     gd = experiment.optimizers["gd_fine"]
     iterations = 20 if quick else 100
     size = 160
@@ -50,7 +50,7 @@ def _population(experiment: Experiment, quick: bool) -> Benchmark:
     return Benchmark(
         "icl population descent, all K against K = 160, per step",
         plain=lambda: reference.population_descent(probabilities, step_size=step_size, iterations=iterations),
-        fast=lambda: train(experiment)(experiment, gd, data, Job()),
+        fast=lambda: rooms.train(experiment)(experiment, gd, data, Job()),
         floor=3,
         plain_units=iterations,
         fast_units=gd.options.iterations,
@@ -63,7 +63,7 @@ def tables(quick: bool) -> Iterator[str]:
     yield "icl: CPU seconds of 400 epochs, 2 seeds, by prompt length N"
     for length in (100, 400) if quick else (100, 400, 1600):
         changed = {"experiments": {"balanced": {"settings": {"context_length": length}}}}
-        experiment = configuration.load_paper("icl", changed).experiment("balanced").checked
-        data = {seed: generate(experiment)(experiment, experiment.seed(seed)) for seed in range(2)}
-        work = partial(train(experiment), experiment, experiment.optimizers["adam"], data, Job())
+        experiment = rooms.load_paper("icl", changed).experiment("balanced")
+        data = {seed: rooms.generate(experiment)(experiment, experiment.seed(seed)) for seed in range(2)}
+        work = partial(rooms.train(experiment), experiment, experiment.optimizers["adam"], data, Job())
         yield f"  N = {length:>5}: {cpu_seconds(work):.3f}"

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from workflow.lib.contract import Measured
+from workflow.lib.errors import unknown
 from workflow.lib.files import atomic, readable, write_text
-from workflow.lib.plan.model import Claim, Paper
+from workflow.lib.plan.model import Claim, Experiment, Paper
 from workflow.lib.runs import Metrics, NotRecordedError
 
 COLUMNS = (
@@ -49,12 +50,19 @@ def verdict(values: object, low: float | None, high: float | None, share: float 
     return float(array[decisive]), bool(excess[decisive] <= 0)
 
 
+class _Planned(dict[str, Experiment]):
+    """Experiments by name, of which a user may have left some out."""
+
+    def __missing__(self, name: str) -> Experiment:
+        raise NotRecordedError(unknown("experiment", name, self))
+
+
 def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> dict[str, object]:
     """One line of claims.csv: what was measured, the verdict, and whether the settings were the user's."""
     metrics.used.clear()
     measured, told, reason = math.nan, "not measured", ""
     try:
-        measured, inside = verdict(measure(metrics, paper.experiments), claim.low, claim.high, claim.share)
+        measured, inside = verdict(measure(metrics, _Planned(paper.experiments)), claim.low, claim.high, claim.share)
         told = "holds" if inside else "fails"
     except NotRecordedError as error:  # shortened runs, or an experiment that was left out
         reason = str(error)

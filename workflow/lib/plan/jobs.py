@@ -68,7 +68,8 @@ def _bare(experiment: Experiment, labels: Collection[str]) -> dict[str, Any]:
     """An experiment as YAML gives it, with some of its optimizers, without evidence or anything that is only read."""
     return {
         "kind": experiment.kind,
-        "settings": {key: setting.bare() for key, setting in experiment.given.items() if key != "seeds"},
+        "stream": experiment.stream,
+        "settings": {key: experiment.given[key].bare() for key in experiment.given if key not in ("seeds", "stream")},
         "optimizers": {
             label: {key: setting.bare() for key, setting in experiment.optimizers[label].given.items()}
             for label in labels
@@ -83,6 +84,7 @@ def _sourced(experiment: Experiment) -> dict[str, Any]:
         "kind": experiment.kind,
         "about": experiment.about,
         "seeds": given.pop("seeds"),
+        "stream": given.pop("stream"),
         "settings": given,
         "optimizers": {
             label: {key: setting.model_dump() for key, setting in optimizer.given.items()}

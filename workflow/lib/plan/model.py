@@ -15,7 +15,7 @@ from workflow.lib import optim
 from workflow.lib.errors import UserError, unknown
 from workflow.lib.plan import reading
 from workflow.lib.plan.checking import checked, named
-from workflow.lib.settings import Count, Options, Settings
+from workflow.lib.settings import Count, Index, Options, Settings
 from workflow.lib.streams import Seed
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Optimizer(_Model, Generic[O]):
                 f"{where}: expected a mapping of hyper-parameters to values, which may be empty ({{}}); found {entry!r}"
             )
         given = {key: Setting.read(value, f"{where}.{key}") for key, value in entry.items()}
+        if isinstance(entry.get("rule"), str):  # a name, not a number: nothing to give evidence for
+            given["rule"] = given["rule"].model_copy(update={"source": "choice"})
         rule = given["rule"].value if "rule" in given else label
         if rule not in optim.names():
             raise UserError(f"{where}: {unknown('optimizer', rule, optim.names())}")
@@ -121,24 +123,31 @@ class _Entry(_Model):
     kind: str
     about: str = ""
     seeds: Any = 1
+    stream: Any = 0
     settings: dict[str, Any]
     optimizers: dict[str, Any] = Field(description="labels with their hyper-parameters")
 
 
-class _Seeds(_Model):
+class _Draws(_Model):
+    """How many seeds an experiment has, and which stream of random numbers they draw from."""
+
     seeds: Annotated[Count, Field(le=100_000)] = Field(description="a whole number of at least 1")
+    stream: Annotated[Index, Field(le=100_000)] = Field(description="a whole number of at least 0")
 
 
 class Experiment(_Model, Generic[S, O]):
     """One experiment: typed settings and optimizers, and what the YAML gave, every value with its evidence.
 
-    `folders` are those of the real data sets that were fetched for it.
+    Experiments of a paper with one `stream` and equal settings see the same random numbers. `folders` are those of the
+    real data sets that were fetched for it.
     """
 
     paper: str
     name: str
     kind: str
     about: str
+    seeds: int
+    stream: int
     given: Mapping[str, Setting]
     settings: S
     optimizers: Mapping[str, Optimizer[O]]
@@ -162,24 +171,22 @@ class Experiment(_Model, Generic[S, O]):
             label: Optimizer.read(label, values, kind.options, f"{where}.optimizers.{label}")
             for label, values in entry.optimizers.items()
         }
-        seeds = entry.seeds if isinstance(entry.seeds, Mapping) else {"value": entry.seeds, "source": "choice"}
-        counted = Setting.read(seeds, f"{where}.seeds")
-        checked(_Seeds, {"seeds": counted.value}, where)
-        given = {"seeds": counted, **given}
+        drawn = {
+            key: Setting.read(found if isinstance(found, Mapping) else {"value": found, "source": "choice"}, where)
+            for key, found in (("seeds", entry.seeds), ("stream", entry.stream))
+        }
+        draws = checked(_Draws, {key: setting.value for key, setting in drawn.items()}, where)
         return cls(
             paper=room.paper,
             name=name,
             kind=entry.kind,
             about=entry.about,
-            given=given,
+            seeds=draws.seeds,
+            stream=draws.stream,
+            given={**drawn, **given},
             settings=settings,  # type: ignore[arg-type]  # of the kind's own class
             optimizers=optimizers,
         )
-
-    @property
-    def seeds(self) -> int:
-        """The number of seeds."""
-        return int(self.given["seeds"].value)
 
     def optimizer(self, label: str) -> Optimizer[O]:
         """An optimizer by label, or a UserError that lists the labels."""
@@ -198,16 +205,18 @@ class Experiment(_Model, Generic[S, O]):
         return Seed(self.paper, self.name, number)
 
     def sourced(self) -> Iterator[tuple[str, Setting]]:
-        """Every given value but the number of seeds, with its name; an optimizer's as `label.name`."""
-        yield from ((key, setting) for key, setting in self.given.items() if key != "seeds")
+        """Every given value but `seeds` and `stream`, with its name; an optimizer's as `label.name`."""
+        yield from ((key, setting) for key, setting in self.given.items() if key not in _Draws.model_fields)
         for optimizer in self.optimizers.values():
-            yield from ((f"{optimizer.label}.{key}", setting) for key, setting in optimizer.given.items())
+            for key, setting in optimizer.given.items():
+                if key != "rule" or setting.source == "user":
+                    yield f"{optimizer.label}.{key}", setting
 
     def own(self, optimizers: Collection[str]) -> list[str]:
         """What the user set, of the experiment and of some of its optimizers, as `name = value`."""
         return [
             f"{self.name}.{name} = {setting.value}"
-            for name, setting in [("seeds", self.given["seeds"]), *self.sourced()]
+            for name, setting in [*((key, self.given[key]) for key in _Draws.model_fields), *self.sourced()]
             if setting.source == "user" and ("." not in name or name.split(".")[0] in optimizers)
         ]
 

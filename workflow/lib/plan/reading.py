@@ -101,8 +101,9 @@ def _experiment(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) ->
         laid["optimizers"] = _collection(
             base.get("optimizers", {}), mine["optimizers"], f"{where}.optimizers", _optimizer
         )
-    if mine.get("seeds", base.get("seeds")) != base.get("seeds"):
-        laid["seeds"] = _value(base.get("seeds"), mine["seeds"])
+    for key in ("seeds", "stream"):
+        if key in mine and mine[key] != base.get(key):
+            laid[key] = _value(base.get(key), mine[key])
     return laid
 
 

@@ -31,6 +31,7 @@ def paper_schema(room: Room) -> dict[str, Any]:
             "kind": {"enum": list(room.kinds)},
             "about": {"type": "string"},
             "seeds": {"type": "integer", "minimum": 1},
+            "stream": {"type": "integer", "minimum": 0},
             "settings": {"type": "object"},
             "optimizers": {
                 "type": "object",

@@ -85,6 +85,7 @@ def _sourced(experiment: Experiment) -> dict[str, Any]:
         "about": experiment.about,
         "seeds": given.pop("seeds"),
         "stream": given.pop("stream"),
+        "seeds_per_job": experiment.seeds_per_job,
         "settings": given,
         "optimizers": {
             label: {key: setting.model_dump() for key, setting in optimizer.given.items()}

@@ -124,6 +124,7 @@ class _Entry(_Model):
     about: str = ""
     seeds: Any = 1
     stream: Any = 0
+    seeds_per_job: Count = Field(10, description="a whole number of at least 1")
     settings: dict[str, Any]
     optimizers: dict[str, Any] = Field(description="labels with their hyper-parameters")
 
@@ -148,6 +149,7 @@ class Experiment(_Model, Generic[S, O]):
     about: str
     seeds: int
     stream: int
+    seeds_per_job: int
     given: Mapping[str, Setting]
     settings: S
     optimizers: Mapping[str, Optimizer[O]]
@@ -183,6 +185,7 @@ class Experiment(_Model, Generic[S, O]):
             about=entry.about,
             seeds=draws.seeds,
             stream=draws.stream,
+            seeds_per_job=entry.seeds_per_job,
             given={**drawn, **given},
             settings=settings,  # type: ignore[arg-type]  # of the kind's own class
             optimizers=optimizers,
@@ -220,8 +223,9 @@ class Experiment(_Model, Generic[S, O]):
             if setting.source == "user" and ("." not in name or name.split(".")[0] in optimizers)
         ]
 
-    def blocks(self, size: int) -> list[str]:
-        """The seeds cut into blocks of at most `size`, named `0-9`, `10-19`, or `3` for a single one."""
+    def blocks(self, size: int | None = None) -> list[str]:
+        """The seeds in blocks of at most `size` (the experiment's own by default): `0-9`, `10-19`, or `3` alone."""
+        size = size or self.seeds_per_job
         starts = range(0, self.seeds, size)
         return [block_name(start, min(start + size, self.seeds) - 1) for start in starts]
 
@@ -407,7 +411,9 @@ class _Run(_Model):
     seeds: Annotated[Count, Field(le=100_000)] | None = Field(
         None, description="a whole number of at least 1, or null for each experiment's own number"
     )
-    seeds_per_job: Count = Field(10, description="a whole number of at least 1")
+    seeds_per_job: Count | None = Field(
+        None, description="a whole number of at least 1, or null for each experiment's own number"
+    )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="one of cpu, cuda, auto")
     container: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="an image for --sdm apptainer, such as figures.sif or docker://..., or null for none"

@@ -32,6 +32,7 @@ def paper_schema(room: Room) -> dict[str, Any]:
             "about": {"type": "string"},
             "seeds": {"type": "integer", "minimum": 1},
             "stream": {"type": "integer", "minimum": 0},
+            "seeds_per_job": {"type": "integer", "minimum": 1},
             "settings": {"type": "object"},
             "optimizers": {
                 "type": "object",

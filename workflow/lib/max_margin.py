@@ -22,7 +22,7 @@ class MaxMargin:
     residual: float
 
 
-def max_margin(constraints: np.ndarray, solver: str = "quadprog") -> MaxMargin:
+def max_margin(constraints: np.ndarray, solver: str = "daqp") -> MaxMargin:
     """Solve min ||w|| subject to constraints @ w >= 1.
 
     The solution lies in the span of the constraints, so with fewer constraints than unknowns the problem is

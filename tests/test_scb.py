@@ -13,33 +13,32 @@ import numba
 import numpy as np
 import pytest
 import torch
-from workflow.lib.configuration import load_paper
-from workflow.lib.experiments import Experiment, parse
 
 from tests.conftest import ROOT, environment
 from tests.reference import scb as plain
-from workflow.lib import optim
+from workflow.lib import optim, rooms
+from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
 from workflow.lib.optim._rows import proximal_step
-from workflow.lib.papers import Job
-from workflow.lib.papers.scb import checks, claims, figures, kernels, problem
+from workflow.lib.papers.scb import checks, kernels, problem
 from workflow.lib.papers.scb.data import draw_problem, generate
 from workflow.lib.papers.scb.descent import Batches
 from workflow.lib.papers.scb.metrics import measure
 from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.papers.scb.training import train
+from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import DATA, Metrics, NotRecordedError
 
 SMALL = {"positions": 60, "iterations": 30, "boosting_steps": 10, "boosting_step_size": 0.1, "record_every": 1}
 
 
-def experiment(name: str = "main", optimizers: Mapping[str, Any] | None = None, **settings: Any) -> Experiment:
+def experiment(
+    name: str = "main", optimizers: Mapping[str, Any] | None = None, **settings: Any
+) -> Experiment[Bigram, RunOptions]:
     """A shipped experiment with some values replaced."""
-    entry = load_paper("scb").experiment(name).plain()
-    entry["settings"] |= settings
-    for label, values in (optimizers or {}).items():
-        entry["optimizers"][label] = {**entry["optimizers"].get(label, {}), **values}
-    return parse("scb", name, entry)
+    changes = {"settings": settings, "optimizers": optimizers or {}}
+    return rooms.load_paper("scb", {"experiments": {name: changes}}).experiment(name)
 
 
 def columns(rows: np.ndarray) -> np.ndarray:
@@ -371,8 +370,8 @@ def test_seeds_train_as_if_alone() -> None:
         alone = train(e, e.optimizers["prox"], {number: data[number]}, Job())
         for name in together.parameters:
             np.testing.assert_array_equal(together.parameters[name][row], alone.parameters[name][0])
-        for metric in alone.trace.metrics:
-            np.testing.assert_array_equal(together.trace[metric].values[row], alone.trace[metric].values[0])
+        for (metric, index), curve in alone.trace.items():
+            np.testing.assert_array_equal(together.trace.curve(metric, index).values[row], curve.values[0])
 
 
 def test_all_runs_share_boosting_and_start_as_computed() -> None:
@@ -442,8 +441,8 @@ def test_a_diverging_run_is_recorded_at_its_step() -> None:
 
 
 def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
-    experiments, tables = {}, {}
-    for name in load_paper("scb").experiments:
+    paper, experiments, tables = rooms.load_paper("scb"), {}, {}
+    for name in paper.experiments:
         few = {**SMALL, "rounding_steps": 5, "batch_size": 2, "iterations": 20}
         few |= {"boosting_steps": 0} if name == "transfer" else {}
         experiments[name] = e = experiment(name, **few, **({"samples": 1000} if name == "checks" else {}))
@@ -451,14 +450,15 @@ def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
         tables[name] = measure(e, data, {label: train(e, o, data, Job()) for label, o in e.optimizers.items()})
     metrics = Metrics(tables)
     assert metrics.value("main", "support_exact", "prox").sum() == 0
-    for name, draw in figures.FIGURES.items():
-        assert len(draw(metrics, experiments).table) > 0, name
+    for name, draw in rooms.figures("scb").items():
+        drawn = [experiments[e] for e in paper.figures[name].experiments]
+        assert len(draw(metrics, *drawn).table) > 0, name
         plt.close("all")
-    for name, measured in claims.CLAIMS.items():
+    for name, measured in rooms.claims("scb").items():
         if name != "scb.fig1.kink":
             assert np.size(measured(metrics, experiments)) > 0, name
     with pytest.raises(NotRecordedError, match="step 30 was not recorded"):
-        claims.CLAIMS["scb.fig1.kink"](metrics, experiments)
+        rooms.claims("scb")["scb.fig1.kink"](metrics, experiments)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
@@ -467,7 +467,7 @@ def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
     """Peak resident memory of a training process at the full size; the number of iterations does not matter."""
     code = f"""
 from pathlib import Path
-from workflow.lib.papers import Job
+from workflow.lib.contract import Job
 from tests.test_scb import experiment
 from workflow.lib.papers.scb.data import generate
 from workflow.lib.papers.scb.training import train

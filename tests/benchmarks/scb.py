@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from workflow.lib.configuration import load_paper
-from workflow.lib.experiments import Experiment, parse
 
 from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import scb as plain
-from workflow.lib.papers import Job
+from workflow.lib import rooms
+from workflow.lib.contract import Job
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.data import draw_problem, generate
 from workflow.lib.papers.scb.descent import Batches, Descent, preconditioned_prox
 from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.papers.scb.training import train
+from workflow.lib.plan.model import Experiment
 
 CURVES = ("prox", "prox_literal", "sgd_large", "sgd_small")
+Runs = Experiment[Bigram, RunOptions]
 
 
-def shortened(**settings: int) -> Experiment:
-    entry = load_paper("scb").experiment("main").plain(*CURVES)
-    entry["settings"] |= settings
-    return parse("scb", "main", entry)
+def shortened(**settings: int) -> Runs:
+    return rooms.load_paper("scb", {"experiments": {"main": {"settings": settings}}}).experiment("main")
 
 
-def sampled(experiment: Experiment, problem: Problem, purpose: str, count: int) -> Iterator[plain.Batch]:
+def sampled(experiment: Runs, problem: Problem, purpose: str, count: int) -> Iterator[plain.Batch]:
     """The batches of a stream, looked up one sequence at a time; the random words cost the twin next to nothing."""
     state = experiment.seed(0).sequence(purpose).generate_state(4 * kernels.LANES, np.uint64).reshape(4, -1)
     room = kernels.words_for(problem.positions)
@@ -40,7 +40,7 @@ def sampled(experiment: Experiment, problem: Problem, purpose: str, count: int) 
         yield plain.sample(words(), problem)
 
 
-def direct(experiment: Experiment, label: str, boosting: int, after: int) -> None:
+def direct(experiment: Runs, label: str, boosting: int, after: int) -> None:
     """One run from its first step on the same batches: lookups, dense one-hot matrices, loops over sequences."""
     settings, hyperparameters = experiment.settings, experiment.optimizers[label].hyperparameters
     problem = draw_problem(settings, experiment.seed(0))
@@ -94,8 +94,7 @@ def milliseconds_per_step(positions: int, batch_size: int, steps: int) -> float:
     settings = shortened(positions=positions, batch_size=batch_size, iterations=10**6).settings
     seed = shortened().seed(0)
     problem = draw_problem(settings, seed)
-    arrays = {name: getattr(problem, name) for name in ("transition", "stationary", "support", "weights")}
-    stacked = Problem.stacked([arrays], positions)
+    stacked = Problem.stacked([problem.arrays()], positions)
     descent = Descent(stacked, stacked.uniform, stacked.memoryless, every=10**6)
     update = preconditioned_prox(descent, step_size=0.005)
     batches = [Batches(problem, batch_size, seed, "benchmark")]

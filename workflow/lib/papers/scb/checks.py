@@ -1,4 +1,4 @@
-"""The formulas themselves, held against definitions and against samples (docs/papers/scb.md)."""
+"""The formulas themselves, held against definitions and against samples (docs/papers/scb.md, sections 4 and 8)."""
 
 from __future__ import annotations
 

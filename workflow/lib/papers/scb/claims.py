@@ -1,4 +1,4 @@
-"""The measured sides of this paper's claims (docs/papers/scb.md)."""
+"""The measured sides of this paper's claims (docs/papers/scb.md, section 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of this paper (docs/papers/scb.md), and ours beyond it."""
+"""The figures of this paper (docs/papers/scb.md, section 1), and ours beyond it."""
 
 from __future__ import annotations
 
@@ -322,8 +322,10 @@ def _losses(sheet: Sheet, panels: Sequence[Axes] | np.ndarray, metrics: Metrics,
         curve = metrics.curve(experiment.name, "attention_distance", model)
         sheet.band(distance, "distance to Q", model, curve, geometric=True, **style)
     steps = metrics.curve(experiment.name, "loss", "softmax").steps
-    style = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "floor $L(P,Q)$"}
-    sheet.line(training, one_run, "floor", steps, np.full(steps.size, floor[single]), **style)
+    sheet.line(
+        training, one_run, "floor", steps, np.full(steps.size, floor[single]),
+        color="black", linestyle="--", linewidth=1, label="floor $L(P,Q)$",
+    )  # fmt: skip
     training.set(ylabel="training loss", title=f"one run (seed {_seeds(metrics, experiment)[single]})")
     bottom, upper = training.get_ylim()
     training.set_ylim(bottom, upper + 0.3 * (upper - bottom))
@@ -428,7 +430,7 @@ def _first_of_each_seed(
 
 
 ALIGNMENTS = {"value_alignment": r"$\alpha_V$", "attention_alignment": r"$\alpha_A$"}
-POPULATION = {"linestyle": "--", "linewidth": 1}
+POPULATION: dict[str, Any] = {"linestyle": "--", "linewidth": 1}
 
 
 @FIGURES("extra_alignment")

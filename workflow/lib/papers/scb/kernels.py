@@ -157,8 +157,8 @@ def gradients(
     """Write the gradients of a batch's mean loss 1/2 ||x_o - V X a^(k)||^2 and return the loss.
 
     With h = X a^(k) and r = V h - x_o: grad_V = mean r h^T and grad_{a^(k)} = mean over b with k_b = k of
-    X^T V^T r (docs/papers/scb.md). The one-hot rows of X sum to 1, so N-1 of them suffice in both passes; a
-    sparse a^(k) is summed over its non-zero entries only.
+    X^T V^T r (docs/papers/scb.md, sections 4 and 6). The one-hot rows of X sum to 1, so N-1 of them suffice in both
+    passes; a sparse a^(k) is summed over its non-zero entries only.
 
     Args:
         tokens: shape (B, T).

@@ -1,4 +1,4 @@
-"""What figures and claims read of finished runs (docs/papers/scb.md)."""
+"""What figures and claims read of finished runs (docs/papers/scb.md, section 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the sparse contextual bigram experiments (docs/papers/scb.md)."""
+"""The settings of the sparse contextual bigram experiments (docs/papers/scb.md, sections 3 and 5)."""
 
 from __future__ import annotations
 

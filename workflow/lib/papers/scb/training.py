@@ -1,4 +1,4 @@
-"""Training after the boosting stage, or all of it from scratch (docs/papers/scb.md)."""
+"""Training after the boosting stage, or all of it from scratch (docs/papers/scb.md, section 5)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class PreconditionedProx(torch.optim.Optimizer):
     sum to 1 and hold no zero; and `keep_mean`, to keep the weighted mean of the rows as well.
 
     Source: the method's name is from Ren, Wang and Lee (NeurIPS 2024), Algorithm 1; its form is recalled
-    (papers/scb, sections 4 and 5.1).
+    (docs/papers/scb.md, sections 4 and 5).
 
     Args:
         params: tensors or parameter groups of shape (..., rows, entries); every row moves on its own.

@@ -205,7 +205,7 @@ class Experiment(_Model, Generic[S, O]):
 
     def seed(self, number: int) -> Seed:
         """One seed of this experiment, the source of its random streams."""
-        return Seed(self.paper, self.name, number)
+        return Seed(self.paper, self.stream, number)
 
     def sourced(self) -> Iterator[tuple[str, Setting]]:
         """Every given value but `seeds` and `stream`, with its name; an optimizer's as `label.name`."""

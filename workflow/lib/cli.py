@@ -84,6 +84,13 @@ def _gather(options: argparse.Namespace) -> None:
     stages.gather(options.tables, titles, options.csv, options.markdown, options.html)
 
 
+def _robustness(options: argparse.Namespace) -> None:
+    from workflow.lib import robustness
+
+    for done in robustness.run(options.paper, options.seeds, options.stream, options.experiments, options.folder):
+        print(f"{options.paper}: {done}", file=sys.stderr)
+
+
 def _schemas(options: argparse.Namespace) -> None:
     written = {name: schema.paper_schema(rooms.room(name)) for name in rooms.papers()}
     written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
@@ -183,6 +190,13 @@ def _parser() -> argparse.ArgumentParser:
     one_paper(judged)
     judged.add_argument("--metrics", type=Path, nargs="+", required=True, metavar="PARQUET", help="one per experiment")
     judged.add_argument("--claims", type=Path, required=True, metavar="CSV", help="table to write")
+
+    robust = stage("robustness", _robustness, "judge a paper's claims on fresh seeds")
+    robust.add_argument("--paper", required=True, help="short name, such as ntp")
+    robust.add_argument("--seeds", type=int, default=100, help="how many; default: 100")
+    robust.add_argument("--stream", type=int, default=1, help="of random numbers; 0 has the seeds that are drawn")
+    robust.add_argument("--experiments", nargs="*", default=[], help="default: all that need no GPU")
+    robust.add_argument("--folder", type=Path, required=True, help="for the files of all stages, and robustness.csv")
 
     schemas = stage("schemas", _schemas, "write the JSON schemas that editors check the YAML files with")
     schemas.add_argument("--folder", type=Path, default=ROOT / "workflow" / "schemas", help="where to write them")

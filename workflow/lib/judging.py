@@ -19,7 +19,23 @@ COLUMNS = (
     "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source",
     "reason",
 )  # fmt: skip
+# Below this share of fresh seeds a band is reported as one that depends on the seeds.
+ROBUST = 0.95
 VERDICTS = {"fails": "✗ fails", "not measured": "not measured", "holds": "✓"}
+
+
+def _excess(array: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """How far each value lies outside a band: at most 0 inside, infinite for NaN."""
+    excess = np.maximum(
+        array - high if high is not None else np.full_like(array, -math.inf),
+        low - array if low is not None else np.full_like(array, -math.inf),
+    )
+    return np.where(np.isnan(array), math.inf, excess)
+
+
+def inside(array: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    """Which values lie in a band, ends included; NaN never does."""
+    return np.asarray(_excess(array, low, high) <= 0)
 
 
 def verdict(values: object, low: float | None, high: float | None, share: float = 1.0) -> tuple[float, bool]:
@@ -40,11 +56,7 @@ def verdict(values: object, low: float | None, high: float | None, share: float 
     (1.2, True)
     """
     array = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    excess = np.maximum(
-        array - high if high is not None else np.full_like(array, -math.inf),
-        low - array if low is not None else np.full_like(array, -math.inf),
-    )
-    excess = np.where(np.isnan(array), math.inf, excess)
+    excess = _excess(array, low, high)
     order = np.argsort(excess, kind="stable")
     decisive = order[math.ceil(share * array.size - 1e-9) - 1]
     return float(array[decisive]), bool(excess[decisive] <= 0)
@@ -62,8 +74,8 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
     metrics.used.clear()
     measured, told, reason = math.nan, "not measured", ""
     try:
-        measured, inside = verdict(measure(metrics, _Planned(paper.experiments)), claim.low, claim.high, claim.share)
-        told = "holds" if inside else "fails"
+        measured, good = verdict(measure(metrics, _Planned(paper.experiments)), claim.low, claim.high, claim.share)
+        told = "holds" if good else "fails"
     except NotRecordedError as error:  # shortened runs, or an experiment that was left out
         reason = str(error)
     own = [
@@ -104,6 +116,9 @@ def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
     for path in paths:
         with readable(path):
             tables.append(pd.read_csv(path, keep_default_na=False, na_values={"low": "", "high": "", "measured": ""}))
+            fresh = Path(path).parent / "robustness" / "robustness.csv"  # there if somebody asked for it
+            shares = pd.read_csv(fresh).set_index("claim")["share"] if fresh.exists() else pd.Series(dtype=float)
+            tables[-1]["fresh"] = tables[-1]["claim"].map(shares)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -115,6 +130,11 @@ def _band(low: float, high: float) -> str:
     if math.isnan(low):
         return "" if math.isnan(high) else f"≤ {high:.6g}"
     return f"≥ {low:.6g}" if math.isnan(high) else (f"{low:.6g}" if low == high else f"{low:.6g} … {high:.6g}")
+
+
+def _fresh(share: float) -> str:
+    """The share of fresh seeds inside the band; one below 95 % is a band that depends on the seeds."""
+    return "" if math.isnan(share) else f"{share:.0%}" + (" (depends on the seeds)" if share < ROBUST else "")
 
 
 def _counted(claims: pd.DataFrame) -> str:
@@ -140,6 +160,8 @@ def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
             "source": claims["source"],
         }
     )
+    if claims["fresh"].notna().any():
+        table["fresh seeds"] = [_fresh(share) for share in claims["fresh"]]
     if claims["reason"].any():
         table["why"] = claims["reason"]
     if (claims["settings"] != "as shipped").any():

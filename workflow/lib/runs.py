@@ -195,7 +195,7 @@ class Metrics:
         return self._trace(experiment, optimizer).curve(metric, index)
 
     def has(self, experiment: str, metric: str, optimizer: str = DATA, index: Index | None = None) -> bool:
-        """Whether a metric was recorded (`diverged_at` only is where a run diverged), at any index unless one is said."""
+        """Whether a metric was recorded (`diverged_at` only is where one diverged), at any index unless one is said."""
         traces = self._traces(experiment)
         if optimizer not in traces:
             return False

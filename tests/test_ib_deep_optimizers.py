@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from workflow.lib.experiments import parse
 
 from tests.reference import ib_deep as plain
-from workflow.lib import optim
+from workflow.lib import optim, rooms
 from workflow.lib.errors import UserError
+from workflow.lib.plan.model import Experiment
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"step_size": 0.1}),
@@ -234,4 +234,4 @@ def test_bad_configuration_is_refused_by_name(entry: dict[str, Any], said: str) 
     from tests.test_ib_deep_training import VISION
 
     with pytest.raises(UserError, match=said):
-        parse("ib", "x", {"kind": "vision", "settings": VISION, "optimizers": {"one": entry}})
+        Experiment.read(rooms.room("ib"), "x", {"kind": "vision", "settings": VISION, "optimizers": {"one": entry}})

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workflow.lib.configuration import load_paper
-from workflow.lib.experiments import Experiment, parse
 
 from tests.reference import ib_synthetic as plain
-from workflow.lib import optim
+from workflow.lib import optim, rooms
+from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.max_margin import max_margin
-from workflow.lib.papers import Job
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.claims import CLAIMS, below_gd
 from workflow.lib.papers.ib.synthetic.data import generate
@@ -24,7 +22,8 @@ from workflow.lib.papers.ib.synthetic.metrics import decoder_constraints, least_
 from workflow.lib.papers.ib.synthetic.settings import arrays_of
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan, others
 from workflow.lib.papers.ib.synthetic.training import initial, recorded_steps, train
-from workflow.lib.runs import Curve, Metrics, NotRecordedError, Run, Trace
+from workflow.lib.plan.model import Experiment
+from workflow.lib.runs import Curve, Metrics, NotRecordedError, Trace
 
 MAIN: dict[str, Any] = {
     "samples": 20,
@@ -43,7 +42,8 @@ TINY = {**MAIN, "samples": 6, "tokens": 4, "dimension": 20}
 
 
 def experiment(kind: str, settings: dict[str, Any], **optimizers: dict[str, Any]) -> Experiment:
-    return parse("ib", "test", {"kind": kind, "settings": settings, "optimizers": optimizers})
+    given = {key: {"value": value} for key, value in settings.items()}
+    return Experiment.read(rooms.room("ib"), "test", {"kind": kind, "settings": given, "optimizers": optimizers})
 
 
 def data_of(made: Experiment, seeds: range = range(2)) -> dict[int, dict[str, np.ndarray]]:
@@ -252,11 +252,11 @@ def test_variants_are_the_experiments_they_stand_for() -> None:
         one = experiment("fixed_decoder", {**SMALL, **change}, ngd=rule)
         alone = run(one, "ngd")
         expected = measure(one, data_of(one), {"ngd": alone})
-        assert stacked.trace[f"{name}.gap"].values == pytest.approx(alone.trace["gap"].values, rel=1e-9)
-        assert arrays_of(stacked.parameters, f"{name}.").keys() == alone.parameters.keys() - {"steps"}
+        assert stacked.trace.curve("gap", name).values == pytest.approx(alone.trace["gap"].values, rel=1e-9)
+        assert arrays_of(stacked.parameters, name).keys() == alone.parameters.keys() - {"steps"}
         for metric in ("norm_w", "misalignment_w"):
-            assert measured["ngd"][f"{name}.{metric}"].final() == pytest.approx(expected["ngd"][metric].final())
-        assert measured["data"][f"{name}.floor"].final() == pytest.approx(expected["data"]["floor"].final())
+            assert measured["ngd"].curve(metric, name).final() == pytest.approx(expected["ngd"][metric].final())
+        assert measured["data"].curve("floor", name).final() == pytest.approx(expected["data"]["floor"].final())
 
 
 def test_a_diverging_run_is_recorded() -> None:
@@ -268,7 +268,7 @@ def test_a_diverging_run_is_recorded() -> None:
     assert np.isnan(found.trace["gap"].final()).all()
     measured = measure(made, data, {"gd": found, "ngd": train(made, made.optimizers["ngd"], data, Job())})
     assert np.isnan(measured["gd"]["misalignment_w"].final()).all()
-    drawing = FIGURES["fig5"](Metrics({"joint": dict(measured)}), {"joint": made})
+    drawing = FIGURES["fig5"](Metrics({"test": dict(measured)}), made)
     assert any("GD: 2 runs diverged" in text.get_text() for text in drawing.figure.axes[0].texts)
 
 
@@ -426,16 +426,20 @@ def test_bad_variants_are_refused_by_name(changes: dict[str, Any], message: str)
 
 def shortened(name: str, iterations: int) -> Experiment:
     """A shipped experiment on data of the small size, for fewer iterations."""
-    plan = load_paper("ib").experiment(name).plain()
-    plan["settings"] |= {key: SMALL[key] for key in ("samples", "tokens", "dimension")}
-    for entry in plan["optimizers"].values():
-        entry["iterations"] = min(entry["iterations"], iterations)
-    return parse("ib", name, plan)
+    shipped = rooms.load_paper("ib").experiment(name)
+    changes = {
+        "settings": {key: SMALL[key] for key in ("samples", "tokens", "dimension")},
+        "optimizers": {
+            label: {"iterations": min(rule.options.iterations, iterations)}
+            for label, rule in shipped.optimizers.items()
+        },
+    }
+    return rooms.load_paper("ib", {"experiments": {name: changes}}).experiment(name)
 
 
 @pytest.fixture(scope="module", params=[120, 2])
 def short_paper(request: pytest.FixtureRequest) -> tuple[Metrics, dict[str, Experiment]]:
-    paper = load_paper("ib")
+    paper = rooms.load_paper("ib")
     names = sorted({name for figure in FIGURES for name in paper.figure(figure).experiments})
     experiments = {name: shortened(name, request.param) for name in names}
     tables = {}
@@ -449,7 +453,8 @@ def short_paper(request: pytest.FixtureRequest) -> tuple[Metrics, dict[str, Expe
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
     metrics, experiments = short_paper
-    drawing = FIGURES[figure](metrics, experiments)
+    drawn_ones = rooms.load_paper("ib").figure(figure).experiments
+    drawing = FIGURES[figure](metrics, *(experiments[name] for name in drawn_ones))
     drawing.figure.canvas.draw()
     drawn = [line.get_ydata() for ax in drawing.figure.axes for line in ax.get_lines() if len(line.get_ydata())]
     assert sum(map(len, drawn)) == len(drawing.table)
@@ -459,7 +464,7 @@ def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, 
 
 
 def test_every_claim_has_its_measure() -> None:
-    synthetic = {name for name in load_paper("ib").claims if name in CLAIMS}
+    synthetic = {name for name in rooms.load_paper("ib").claims if name in CLAIMS}
     assert synthetic == set(CLAIMS)
 
 

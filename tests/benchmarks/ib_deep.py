@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
-from workflow.lib.configuration import load_paper
 
 from tests.benchmarks import Benchmark
 from tests.reference import ib_deep as plain
-from workflow.lib.papers import Job
+from workflow.lib import rooms
+from workflow.lib.contract import Job
 from workflow.lib.papers.ib.deep.data import generate
 from workflow.lib.papers.ib.deep.training import train
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
     for name in ("vit_mnist", "vit_cifar10"):
-        experiment = load_paper("ib").experiment(name).checked
+        experiment = rooms.load_paper("ib").experiment(name)
         examples = 500 if quick else 2000
         changes = {"epochs": 1, "train_examples": examples, "test_examples": 100}
         settings = experiment.settings.model_copy(update=changes)
-        experiment = dataclasses.replace(experiment, settings=settings)
+        experiment = experiment.model_copy(update={"settings": settings})
         arrays = generate(experiment, experiment.seed(0))
         images = torch.from_numpy(arrays["train_images"]).float() / 127.5 - 1
         labels = torch.from_numpy(arrays["train_labels"]).long()

@@ -7,16 +7,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from workflow.lib.configuration import load_paper
-from workflow.lib.experiments import Experiment
-from workflow.lib.experiments import parse as parse_experiment
 
 from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import ib_synthetic as plain
+from workflow.lib import rooms
 from workflow.lib.papers.ib.synthetic.data import generate
 from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan
 from workflow.lib.papers.ib.synthetic.training import descend
+from workflow.lib.plan.model import Experiment
 
 SEEDS = 5
 
@@ -49,9 +48,9 @@ RULES = {
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
-    paper = load_paper("ib")
+    paper = rooms.load_paper("ib")
     for name, floor in (("orthogonal", 30), ("joint", 10)):
-        experiment = paper.experiment(name).checked
+        experiment = paper.experiment(name)
         steps = 100 if quick else 400
         for optimizer, rule in RULES[name].items():
             yield Benchmark(
@@ -69,9 +68,8 @@ def tables(quick: bool) -> Iterator[str]:
     yield "ib, fixed decoder, NGD: CPU microseconds per step and run"
     yield f"{'n':>6} {'T':>4} {'d':>6} {'fast':>9} {'X W q':>9} {'X (W q)':>9}"
     for samples, dimension in ((20, 300), (20, 600), (20, 1200), (5, 400), (10, 400), (20, 400), (40, 400)):
-        plan = load_paper("ib").experiment("orthogonal").plain("ngd")
-        plan["settings"] |= {"samples": samples, "dimension": dimension}
-        experiment = parse_experiment("ib", "orthogonal", plan)
+        changes = {"orthogonal": {"settings": {"samples": samples, "dimension": dimension}}}
+        experiment = rooms.load_paper("ib", {"experiments": changes}).experiment("orthogonal")
         few = max(steps // (20 if dimension > 400 else 5), 2)
         fast = stacked(experiment, "ngd", steps)
         ways = [dense(experiment, plain.ngd(0.5), few, way) for way in (plain.logits, plain.bracketed_logits)]

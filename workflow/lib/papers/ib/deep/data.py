@@ -10,14 +10,14 @@ import numpy as np
 from workflow.lib import datasets
 from workflow.lib.datasets import Images, Texts, mnist_5k
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ib.deep import standins, texts
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Deep, Language, Scratch, Vision
+from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
 
-def generate(experiment: Experiment, seed: Seed) -> Arrays:
+def generate(experiment: Experiment[Vision | Language], seed: Seed) -> Arrays:
     """The data of one seed.
 
     Returns:
@@ -29,20 +29,16 @@ def generate(experiment: Experiment, seed: Seed) -> Arrays:
     settings = experiment.settings
     if isinstance(settings, Vision):
         return _images(experiment, settings, seed)
-    assert isinstance(settings, Language)
     return _texts(experiment, settings, seed)
 
 
-def encoder_folder(experiment: Experiment, settings: Language) -> Path:
-    """The folder of the pre-trained encoder."""
-    assert isinstance(settings.encoder, str)
-    if settings.encoder in ENCODERS:
-        return experiment.folder(settings.encoder)
-    folder = Path(settings.encoder).expanduser()
+def encoder_folder(experiment: Experiment, encoder: str) -> Path:
+    """The folder of a pre-trained encoder."""
+    if encoder in ENCODERS:
+        return experiment.folder(encoder)
+    folder = Path(encoder).expanduser()
     if not folder.is_dir():
-        raise UserError(
-            f"encoder: expected {' or '.join(ENCODERS)}, or a folder with an encoder; found {settings.encoder!r}"
-        )
+        raise UserError(f"encoder: expected {' or '.join(ENCODERS)}, or a folder with an encoder; found {encoder!r}")
     return folder
 
 
@@ -84,7 +80,7 @@ def _texts(experiment: Experiment, settings: Language, seed: Seed) -> Arrays:
         labels = {part: s.labels for part, s in zip(_PARTS, made, strict=True)}
         arrays["vocabulary"] = np.array(len(words))
     else:
-        source, encoder = experiment.folder(settings.dataset), encoder_folder(experiment, settings)
+        source, encoder = experiment.folder(settings.dataset), encoder_folder(experiment, settings.encoder)
         found = _load(settings.dataset, source)
         assert isinstance(found, Texts)
         labels = {"train": found.train.labels, "test": found.test.labels}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from workflow.lib.experiments import Experiment
-from workflow.lib.papers import Draw, Drawing
-from workflow.lib.papers.ib.deep.settings import ENCODERS, Deep, Language, Scratch
+from workflow.lib.contract import Draw, Drawing
+from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision
+from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
+Runs = Experiment[Vision] | Experiment[Language]
 
 COMPARED = ("sgd", "sngd", "sps", "adam")
 VARIANTS = ("sngd", "sngd_momentum", "sps", "sps_cap")
@@ -31,48 +32,26 @@ NAMES = {
 }
 COLOURS = {"sgd": BLUE, "sngd": RED, "sps": GREEN, "adam": ORANGE, "sngd_momentum": PINK, "sps_cap": SKY}
 
-TITLES = {
-    "mnist": "MNIST",
-    "mnist_5k": "MNIST, 5,000 digits",
-    "cifar10": "CIFAR-10",
-    "cifar10_standin": "generated stand-in, not CIFAR-10",
-    "multinli": "MultiNLI",
-    "multinli_standin": "generated stand-in, not MNLI",
-    "civil_comments": "Civil Comments",
-    "civil_comments_standin": "generated stand-in, not Civil Comments",
-}
-# The epochs of config/paper.yaml; a picture of fewer says so.
-FULL_EPOCHS = {"mnist": 20, "cifar10": 50, "multinli": 3, "civil_comments": 3}
+
+def language(metrics: Metrics, experiment: Experiment[Language]) -> Drawing:
+    """A BERT: train loss, test accuracy and attention."""
+    return _compared(metrics, experiment, attention=True)
 
 
-@FIGURES("fig1")
-def fig1(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
-    """BERT on MNLI."""
-    return _compared(metrics, experiments["bert_mnli"], attention=True)
+def vision(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
+    """A ViT: train loss and test accuracy."""
+    return _compared(metrics, experiment)
 
 
-@FIGURES("fig4")
-def fig4(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
-    """BERT on Civil Comments."""
-    return _compared(metrics, experiments["bert_civil_comments"], attention=True)
-
-
-@FIGURES("fig6")
-def fig6(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
-    """ViT on MNIST."""
-    return _compared(metrics, experiments["vit_mnist"])
-
-
-@FIGURES("fig7")
-def fig7(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
-    """ViT on CIFAR-10."""
-    return _compared(metrics, experiments["vit_cifar10"])
+FIGURES("fig1")(language)
+FIGURES("fig4")(language)
+FIGURES("fig6")(vision)
+FIGURES("fig7")(vision)
 
 
 @FIGURES("extra_vision_sensitivity")
-def extra_vision_sensitivity(metrics: Metrics, experiments: Mapping[str, Experiment]) -> Drawing:
-    """ViT on MNIST with SNGD with momentum and SPS with a cap of 1, beside the paper's values."""
-    experiment = experiments["vit_mnist"]
+def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
+    """A ViT with SNGD with momentum and SPS with a cap of 1, beside the paper's values."""
     labels = [label for label in VARIANTS if label in experiment.optimizers]
     sheet = Sheet(1, 3, size=(9.6, 3.1))
     loss, accuracy, step_size = sheet.panels[0]
@@ -83,7 +62,7 @@ def extra_vision_sensitivity(metrics: Metrics, experiments: Mapping[str, Experim
     return _finished(sheet, metrics, experiment, labels, extra=True)
 
 
-def _compared(metrics: Metrics, experiment: Experiment, attention: bool = False) -> Drawing:
+def _compared(metrics: Metrics, experiment: Runs, attention: bool = False) -> Drawing:
     others = [label for label in experiment.optimizers if label not in NAMES]  # a user's own
     labels = [label for label in (*COMPARED, *others) if label in experiment.optimizers]
     sheet = Sheet(1, 3 if attention else 2, size=(9.6, 3.1) if attention else (7.2, 3.1))
@@ -97,9 +76,7 @@ def _compared(metrics: Metrics, experiment: Experiment, attention: bool = False)
     return _finished(sheet, metrics, experiment, labels)
 
 
-def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> None:
-    settings = experiment.settings
-    assert isinstance(settings, Deep)
+def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
     _bands(sheet, ax, "train loss", metrics, experiment, "train_loss", labels)
     for label in labels:
         curve = metrics.curve(experiment.name, "train_loss", label)
@@ -109,7 +86,12 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
                 height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
                 ax.plot([at], [height], marker="x", markersize=8, color=_colour(label))
                 sheet.record("train loss", f"{label} diverged", [at], [height])
-    ax.set(yscale="log", xlabel="iteration", ylabel=f"mean of {settings.smoothing} iterations", title="train loss")
+    ax.set(
+        yscale="log",
+        xlabel="iteration",
+        ylabel=f"mean of {experiment.settings.smoothing} iterations",
+        title="train loss",
+    )
     low, high = ax.get_ylim()
     if high < 2 * low:
         ax.set_yscale("linear")
@@ -121,7 +103,7 @@ def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment
         ax.set_yticks([], minor=True)
 
 
-def _test_accuracy(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> None:
+def _test_accuracy(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
     _bands(sheet, ax, "test accuracy", metrics, experiment, "test_accuracy", labels)
     share = float(metrics.value(experiment.name, "largest_class").mean())
     ax.axhline(share, color=GREY, linestyle=":", linewidth=1)
@@ -144,7 +126,7 @@ def _epochs(ax: Axes) -> None:
 
 
 def _bands(
-    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Experiment, metric: str, labels: Sequence[str]
+    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Runs, metric: str, labels: Sequence[str]
 ) -> None:
     for label in labels:
         curve = metrics.curve(experiment.name, metric, label)
@@ -158,9 +140,7 @@ def _colour(label: str) -> str:
     return COLOURS.get(label, CYCLE[-1])
 
 
-def _finished(
-    sheet: Sheet, metrics: Metrics, experiment: Experiment, labels: Sequence[str], extra: bool = False
-) -> Drawing:
+def _finished(sheet: Sheet, metrics: Metrics, experiment: Runs, labels: Sequence[str], extra: bool = False) -> Drawing:
     facts = _facts(metrics, experiment, labels)
     handles, names = sheet.panels[0, 0].get_legend_handles_labels()
     handles = [*handles, sheet.panels[0, 1].get_lines()[-1]]
@@ -172,12 +152,9 @@ def _finished(
     return Drawing(sheet.figure, sheet.table, facts)
 
 
-def _facts(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> dict[str, object]:
+def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> dict[str, object]:
     settings = experiment.settings
-    assert isinstance(settings, Deep)
     examples = int(metrics.value(experiment.name, "train_examples")[0])
-    full = FULL_EPOCHS.get(settings.dataset, 0)
-    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     final = {
         NAMES.get(label, label): {
             metric: float(metrics.value(experiment.name, metric, label).mean())
@@ -186,12 +163,12 @@ def _facts(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> d
         for label in labels
     }
     return {
-        "data": TITLES[settings.dataset],
+        "data": settings.facts.title,
         "standin": settings.standin,
         "dataset": settings.dataset,
         "model": _model(settings),
         "examples": f"{examples:,} training examples",
-        "length": f"only {epochs} of {full}" if settings.epochs < full else epochs,
+        "length": f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}",
         "seeds": len(metrics.curve(experiment.name, "train_loss", labels[0]).seeds),
         "smoothing": settings.smoothing,
         "batch_size": settings.batch_size,
@@ -199,8 +176,8 @@ def _facts(metrics: Metrics, experiment: Experiment, labels: Sequence[str]) -> d
     }
 
 
-def _model(settings: Deep) -> str:
-    if not isinstance(settings, Language):
+def _model(settings: Vision | Language) -> str:
+    if isinstance(settings, Vision):
         return "ViT"
     if isinstance(settings.encoder, Scratch):
         return "tiny BERT from scratch"

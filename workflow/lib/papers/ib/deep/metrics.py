@@ -6,25 +6,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from workflow.lib.experiments import Experiment
+from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ib.deep.settings import Deep
 from workflow.lib.papers.ib.deep.training import EPOCH_METRICS, ITERATION_METRICS
-from workflow.lib.runs import DATA, Curve, Run, Trace
+from workflow.lib.plan.model import Experiment
+from workflow.lib.runs import DATA, Curve, Trace
 
 POINTS = 300
 
 
-def measure(experiment: Experiment, data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
+def measure(experiment: Experiment[Deep], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """Trailing means of what training recorded by iteration, the rest as it is, and facts of the data.
 
     Per optimizer: `train_loss`, `gradient_norm`, `step_size` by iteration, `test_accuracy`, `test_loss`,
     `attention` by epoch, and `diverged_at` if any seed diverged. Of the data: the numbers of training and test
     examples, the share of the test set's largest class, and the batches per epoch.
     """
-    settings = experiment.settings
-    assert isinstance(settings, Deep)
-    measured = {label: _measure_run(run.trace, settings.smoothing) for label, run in runs.items()}
+    measured = {label: _measure_run(run.trace, experiment.settings.smoothing) for label, run in runs.items()}
     facts = Trace(data)
     for part in ("train", "test"):
         facts.record(f"{part}_examples", 0, [len(arrays[f"{part}_labels"]) for arrays in data.values()])

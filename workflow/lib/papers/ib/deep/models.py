@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workflow.lib.experiments import Experiment
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ib.deep.data import encoder_folder
 from workflow.lib.papers.ib.deep.settings import Language, Scratch, Vision
 from workflow.lib.papers.ib.deep.vit import ViT
+from workflow.lib.plan.model import Experiment
 
 
-def build(experiment: Experiment, arrays: Arrays) -> nn.Module:
+def build(experiment: Experiment[Vision | Language], arrays: Arrays) -> nn.Module:
     """The model with its first weights, drawn from torch's global generator.
 
     Its call takes the inputs of a batch and `with_attention`, and returns logits (B, classes) and, if wanted, the
@@ -35,7 +35,6 @@ def build(experiment: Experiment, arrays: Arrays) -> nn.Module:
             dropout=settings.dropout,
             embedding_dropout=settings.embedding_dropout,
         )
-    assert isinstance(settings, Language)
     from workflow.lib.papers.ib.deep import bert  # transformers takes three seconds to import
 
     if isinstance(settings.encoder, Scratch):
@@ -50,7 +49,7 @@ def build(experiment: Experiment, arrays: Arrays) -> nn.Module:
             initial_deviation=settings.encoder.initial_deviation,
             dropout=settings.dropout,
         )
-    return bert.pretrained(encoder_folder(experiment, settings), settings.classes, settings.dropout)
+    return bert.pretrained(encoder_folder(experiment, settings.encoder), settings.classes, settings.dropout)
 
 
 class Examples:

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from workflow.lib.settings import Count, Needs, Positive, Probability, Settings
 
-# Name -> number of classes.
-_IMAGES = {"mnist": 10, "mnist_5k": 10, "cifar10": 10, "cifar10_standin": 10}
-_TEXTS = {"multinli": 3, "multinli_standin": 3, "civil_comments": 2, "civil_comments_standin": 2}
-_FULL = ("mnist", "cifar10", "multinli", "civil_comments")
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set before it is read: its title in figures, its classes, and where it comes from."""
+
+    title: str
+    classes: int
+    origin: Literal["fetched", "packaged", "generated"]
+
+
+@dataclass(frozen=True)
+class ImageSet(DataSet):
+    """What is known of images besides: colour channels, and height and width in pixels."""
+
+    channels: int
+    size: int
+
+
+IMAGES = {
+    "mnist": ImageSet("MNIST", 10, "fetched", channels=1, size=28),
+    "mnist_5k": ImageSet("MNIST, 5,000 digits", 10, "packaged", channels=1, size=28),
+    "cifar10": ImageSet("CIFAR-10", 10, "fetched", channels=3, size=32),
+    "cifar10_standin": ImageSet("generated stand-in, not CIFAR-10", 10, "generated", channels=3, size=32),
+}
+TEXTS = {
+    "multinli": DataSet("MultiNLI", 3, "fetched"),
+    "multinli_standin": DataSet("generated stand-in, not MNLI", 3, "generated"),
+    "civil_comments": DataSet("Civil Comments", 2, "fetched"),
+    "civil_comments_standin": DataSet("generated stand-in, not Civil Comments", 2, "generated"),
+}
 ENCODERS = ("bert-base-uncased",)
 
 
 class Deep(Settings):
     """What the vision and the language runs have in common.
 
-    dataset: by name; `_standin` sets are generated, `mnist_5k` are the real digits in a Python package.
+    dataset: by name; what is known of it is its `facts`.
     train_examples, test_examples: how many are drawn, a new draw for each seed; None for all.
     batch_size: examples per step; an epoch's last batch may be smaller.
     epochs: passes over the training examples.
@@ -28,7 +55,8 @@ class Deep(Settings):
     keep_weights: whether the results hold the final weights.
     """
 
-    part: ClassVar[str] = "deep"
+    family: ClassVar[str] = "deep"
+
     dataset: str
     train_examples: Count | None
     test_examples: Count | None
@@ -41,7 +69,7 @@ class Deep(Settings):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         counts = (self.train_examples, self.test_examples)
-        if None in counts and self.dataset not in _FULL:
+        if None in counts and self.facts.origin != "fetched":
             raise ValueError(f"train_examples, test_examples: expected numbers for {self.dataset!r}, found {counts}")
         if self.dataset == "mnist_5k" and sum(filter(None, counts)) > 5000:
             raise ValueError(f"train_examples + test_examples: mnist_5k has 5,000 digits, found {counts}")
@@ -52,18 +80,23 @@ class Deep(Settings):
         return self
 
     @property
+    def facts(self) -> DataSet:
+        """What is known of the data set."""
+        return {**IMAGES, **TEXTS}[self.dataset]
+
+    @property
     def standin(self) -> bool:
         """Whether the data are generated in place of a real set."""
-        return self.dataset.endswith("_standin")
+        return self.facts.origin == "generated"
 
     @property
     def classes(self) -> int:
         """The number of classes."""
-        return {**_IMAGES, **_TEXTS}[self.dataset]
+        return self.facts.classes
 
     def downloads(self) -> tuple[str, ...]:
         """The data sets that have to be fetched."""
-        return (self.dataset,) if self.dataset in _FULL else ()
+        return (self.dataset,) if self.facts.origin == "fetched" else ()
 
     def needs(self) -> Needs:
         """A GPU always; memory and time for the real sets or for the small ones."""
@@ -78,7 +111,7 @@ class Vision(Deep):
     embedding_dropout: after the positional embedding.
     """
 
-    dataset: Literal["mnist", "mnist_5k", "cifar10", "cifar10_standin"]
+    dataset: Literal[*IMAGES]  # type: ignore[valid-type]
     patch: Count
     dim: Count
     depth: Count
@@ -97,12 +130,12 @@ class Vision(Deep):
     @property
     def channels(self) -> int:
         """Colour channels of the images."""
-        return 1 if self.dataset.startswith("mnist") else 3
+        return IMAGES[self.dataset].channels
 
     @property
     def size(self) -> int:
         """Height and width of the images in pixels."""
-        return 28 if self.dataset.startswith("mnist") else 32
+        return IMAGES[self.dataset].size
 
 
 class Scratch(Settings):
@@ -130,7 +163,7 @@ class Language(Deep):
     dropout: None for the encoder's own.
     """
 
-    dataset: Literal["multinli", "multinli_standin", "civil_comments", "civil_comments_standin"]
+    dataset: Literal[*TEXTS]  # type: ignore[valid-type]
     encoder: str | Scratch
     max_length: Count
     dropout: Probability | None
@@ -152,3 +185,10 @@ class Language(Deep):
 
 
 KINDS: dict[str, type[Settings]] = {"vision": Vision, "language": Language}
+DRAWINGS: dict[str, tuple[Any, ...]] = {
+    "fig1": (Language,),
+    "fig4": (Language,),
+    "fig6": (Vision,),
+    "fig7": (Vision,),
+    "extra_vision_sensitivity": (Vision,),
+}

@@ -19,13 +19,13 @@ from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
 from tqdm import tqdm
 
 from workflow.lib import devices
+from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
-from workflow.lib.experiments import Experiment, Optimizer
 from workflow.lib.files import Arrays, atomic
-from workflow.lib.papers import Job
 from workflow.lib.papers.ib.deep import models
-from workflow.lib.papers.ib.deep.settings import Deep
-from workflow.lib.runs import Run, Trace
+from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
 from workflow.lib.streams import Seed
 
 CHECKPOINT_SECONDS = 300.0
@@ -35,7 +35,7 @@ ITERATION_METRICS = ("train_loss", "gradient_norm", "step_size")
 EPOCH_METRICS = ("test_accuracy", "test_loss", "attention")
 
 
-def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
+def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
     """Train one optimizer on the seeds of a block, one after another.
 
     Seeds share nothing, so results do not depend on the block. With the same seed, all optimizers start from
@@ -53,7 +53,6 @@ def train(experiment: Experiment, optimizer: Optimizer, data: Mapping[int, Array
         UserError: the device is missing or out of memory, or a batch is larger than the training set.
     """
     settings = experiment.settings
-    assert isinstance(settings, Deep)
     device = devices.choose(job.device)
     checkpoint = _Checkpoint(job.checkpoint, f"{experiment}{optimizer}{device.type}{torch.__version__}")
     histories: dict[int, _History] = {}
@@ -85,14 +84,14 @@ class _Training:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Experiment[Vision | Language],
         optimizer: Optimizer,
         arrays: Arrays,
         seed: Seed,
         device: torch.device,
         saved: Mapping[str, Any] | None,
     ) -> None:
-        self.settings: Deep = experiment.settings  # type: ignore[assignment]
+        self.settings = experiment.settings
         self.seed = seed
         self.device = device
         torch.manual_seed(int(seed.sequence("weights and dropout").generate_state(1)[0]))

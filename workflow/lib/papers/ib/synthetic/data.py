@@ -1,4 +1,4 @@
-"""Sequences with one signal token among noise (docs/papers/ib.md)."""
+"""Sequences with one signal token among noise (docs/papers/ib.md, section 3.1)."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def measure(
     """Measure finished runs.
 
     Per optimizer, at the index of each variant: what training recorded; `norm_w`; `misalignment_w` =
-    1 - corr(W, W_mm); for a fixed decoder `gap_error`, the relative error of the gap against the plain difference of losses while that
-    exceeds 1e-3; and for joint training `norm_u` and `misalignment_u`.
+    1 - corr(W, W_mm); for a fixed decoder `gap_error`, the relative error of the gap against the plain difference of
+    losses while that exceeds 1e-3; and for joint training `norm_u` and `misalignment_u`.
     Of the data alone: `margin_norm` = ||W_mm||, `worst_margin`, `active` constraints, `kkt_residual`,
     `solver_difference` where the problem is small, `floor` = L*, and for joint training `decoder_margin_norm`.
     """

@@ -1,7 +1,7 @@
 """Loss and gradient of one self-attention layer, stacked over runs, in the coordinates of `span`.
 
 Nothing is formed by subtracting nearly equal numbers: late in training attention on the optimal token differs
-from 1, and the loss from its floor, by as little as 1e-200 (docs/papers/ib.md).
+from 1, and the loss from its floor, by as little as 1e-200 (docs/papers/ib.md, section 4.2).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class JointIterations(Iterations):
 
 
 class Sequences(Settings):
-    """Sequences of one signal among noise tokens, and where training starts (docs/papers/ib.md).
+    """Sequences of one signal among noise tokens, and where training starts (docs/papers/ib.md, section 3.1).
 
     Attributes:
         samples: n, the number of sequences; their labels alternate.

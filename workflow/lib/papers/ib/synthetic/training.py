@@ -41,11 +41,11 @@ def train(
 ) -> Run:
     """Train the runs of a block of seeds.
 
-    The trace holds, at the index of each variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt) at the recorded
-    steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters, named
-    by `array_name`, are `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the coordinates of `span`; `steps`;
-    and `outside`, the norm of what W_0 has outside the span. A GPU would not help at these sizes, so `job.device` is
-    not used.
+    The trace holds, at the index of each variant, `loss`, `gap` (loss minus its infimum) and `distraction` (1 - p_opt)
+    at the recorded steps, `diverged_at` for runs that left the finite numbers, and `gradient_error`. The parameters,
+    named by `array_name`, are `key_query` and, if trained, `decoder`, shape (seeds, recorded steps, size), in the
+    coordinates of `span`; and `outside`, the norm of what W_0 has outside the span. `steps` are common to all.
+    A GPU would not help at these sizes, so `job.device` is not used.
     """
     settings = experiment.settings
     variants = settings.variants()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from workflow.lib.contract import Measured
-from workflow.lib.papers.ib.deep.figures import COMPARED, diverged_at
 from workflow.lib.papers.ib.deep.settings import Language, Vision
 from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
@@ -16,12 +15,21 @@ from workflow.lib.runs import Metrics
 CLAIMS: Registry[Measured] = Registry()
 Experiments = Mapping[str, Experiment[Vision | Language]]
 
+COMPARED = ("sgd", "sngd", "sps", "adam")
 FIGURES = {"fig1": "bert_mnli", "fig4": "bert_civil_comments", "fig6": "vit_mnist", "fig7": "vit_cifar10"}
 
 # What the paper's rows of settings say (docs/papers/ib.md, section 5.3), and the ViT's besides. The numbers stand in
 # the YAML alone, tagged `paper`.
 ROW = ("batch_size", "sgd.step_size", "sngd.step_size", "sngd.eta_max", "sps.eta_max", "adam.step_size")
 SHAPE = ("patch", "depth", "heads", "mlp")
+
+
+def diverged_at(metrics: Metrics, experiment: str, label: str) -> np.ndarray:
+    """The iteration at which each seed diverged, NaN for those that did not, shape (seeds,)."""
+    try:
+        return metrics.value(experiment, "diverged_at", label)
+    except NotRecordedError:  # recorded only where a seed diverged
+        return np.full(len(metrics.curve(experiment, "train_loss", label).seeds), np.nan)
 
 
 def _lang_faster(figure: str) -> Measured:

@@ -11,16 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from workflow.lib.contract import Draw, Drawing
+from workflow.lib.papers.ib.deep.claims import COMPARED, diverged_at
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics, NotRecordedError
+from workflow.lib.runs import Metrics
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Vision] | Experiment[Language]
 
-COMPARED = ("sgd", "sngd", "sps", "adam")
 VARIANTS = ("sngd", "sngd_momentum", "sps", "sps_cap")
 NAMES = {
     "sgd": "SGD",
@@ -110,14 +110,6 @@ def _test_accuracy(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, l
     sheet.record("test accuracy", "share of the largest class", [np.nan], [share])
     _epochs(ax)
     ax.set(ylabel="test accuracy", title="test accuracy", ylim=(0, 1))
-
-
-def diverged_at(metrics: Metrics, experiment: str, label: str) -> np.ndarray:
-    """The iteration at which each seed diverged, NaN for those that did not, shape (seeds,)."""
-    try:
-        return metrics.value(experiment, "diverged_at", label)
-    except NotRecordedError:  # recorded only where a seed diverged
-        return np.full(len(metrics.curve(experiment, "train_loss", label).seeds), np.nan)
 
 
 def _epochs(ax: Axes) -> None:

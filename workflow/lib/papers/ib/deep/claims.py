@@ -10,7 +10,7 @@ from workflow.lib.contract import Measured
 from workflow.lib.papers.ib.deep.settings import Language, Vision
 from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Metrics, NotRecordedError
 
 CLAIMS: Registry[Measured] = Registry()
 Experiments = Mapping[str, Experiment[Vision | Language]]

@@ -41,10 +41,10 @@ LANGUAGE: dict[str, Any] = {
     "encoder": {"hidden": 8, "layers": 2, "heads": 2, "mlp": 8, "initial_deviation": 0.2},
 }  # fmt: skip
 OPTIMIZERS = {
-    "sgd": {"step_size": 0.1},
-    "sngd": {"step_size": 0.01, "eta_max": 0.1},
+    "sgd": {"lr": 0.1},
+    "sngd": {"lr": 0.01, "eta_max": 0.1},
     "sps": {"eta_max": 0.1},
-    "adam": {"step_size": 0.01},
+    "adam": {"lr": 0.01},
 }
 SHAPE = {"patch": 4, "dim": 16, "depth": 2, "heads": 3, "dim_head": 5, "mlp": 12}
 
@@ -166,14 +166,14 @@ def test_what_a_run_records(rule: str) -> None:
     assert found.trace["batches_per_epoch"].values.tolist() == [[3.0], [3.0]]
     assert np.isfinite(found.trace["attention"].values).all()
     assert "diverged_at" not in found.trace
-    size, norm = (found.trace[name].values for name in ("step_size", "gradient_norm"))
+    size, norm = (found.trace[name].values for name in ("lr", "gradient_norm"))
     if rule == "sngd":
         np.testing.assert_allclose(size, np.minimum(0.01 / norm, 0.1), rtol=1e-4)
     elif rule == "sps":
         loss = found.trace["train_loss"].values
         np.testing.assert_allclose(size, np.minimum(loss / (0.5 * norm**2 + 1e-8), 0.1), rtol=1e-4)
     else:
-        np.testing.assert_allclose(size, OPTIMIZERS[rule]["step_size"], rtol=1e-6)
+        np.testing.assert_allclose(size, OPTIMIZERS[rule]["lr"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["vision", "language"])
@@ -200,7 +200,7 @@ def test_bfloat16_leaves_weights_and_steps_in_float32() -> None:
 
 
 def test_a_diverging_run_is_recorded_and_drawn() -> None:
-    e = experiment(optimizers={**OPTIMIZERS, "sgd": {"step_size": 1e30}})
+    e = experiment(optimizers={**OPTIMIZERS, "sgd": {"lr": 1e30}})
     data = {seed: generate(e, e.seed(seed)) for seed in (0, 1)}
     runs = {rule: train(e, e.optimizers[rule], data, Job()) for rule in OPTIMIZERS}
     at = runs["sgd"].trace["diverged_at"].values
@@ -218,7 +218,7 @@ def rename(e: Experiment, name: str) -> Experiment:
 
 
 def test_a_user_s_own_optimizer_is_drawn_too() -> None:
-    e = experiment(optimizers={"sgd": {"step_size": 0.1}, "mine": {"rule": "ngd", "step_size": 0.01}})
+    e = experiment(optimizers={"sgd": {"lr": 0.1}, "mine": {"rule": "ngd", "lr": 0.01}})
     data = {0: generate(e, e.seed(0))}
     runs = {rule: train(e, e.optimizers[rule], data, Job()) for rule in e.optimizers}
     metrics = Metrics({"vit_mnist": measure(e, data, runs)})
@@ -263,7 +263,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
 
 def handed(folder: Path, settings: dict[str, Any]) -> list[str]:
     """What a stage is told of a ViT trained by Adam."""
-    section = {"kind": "vision", "settings": settings, "optimizers": {"adam": {"step_size": 0.01}}}
+    section = {"kind": "vision", "settings": settings, "optimizers": {"adam": {"lr": 0.01}}}
     (folder / "plan.json").write_text(json.dumps({"experiments": {"x": section}}))
     return ["--paper", "ib", "--experiment", "x", "--plan", str(folder / "plan.json")]
 
@@ -422,12 +422,12 @@ def test_lang_faster_when_both_diverged() -> None:
 
 # The paper's rows, section 5.4, once more: what a slip in the YAML is found by.
 TEXT_ROW = {
-    "batch_size": 32, "sgd.step_size": 1e-3, "sngd.step_size": 0.01, "sngd.eta_max": 0.1, "sps.eta_max": 0.1,
-    "adam.step_size": 2e-5,
+    "batch_size": 32, "sgd.lr": 1e-3, "sngd.lr": 0.01, "sngd.eta_max": 0.1, "sps.eta_max": 0.1,
+    "adam.lr": 2e-5,
 }  # fmt: skip
 VIT_ROW = {
-    "batch_size": 100, "sgd.step_size": 0.1, "sngd.step_size": 0.001, "sngd.eta_max": 0.01, "sps.eta_max": 0.01,
-    "adam.step_size": 0.001, "patch": 4, "depth": 2, "heads": 8, "mlp": 128,
+    "batch_size": 100, "sgd.lr": 0.1, "sngd.lr": 0.001, "sngd.eta_max": 0.01, "sps.eta_max": 0.01,
+    "adam.lr": 0.001, "patch": 4, "depth": 2, "heads": 8, "mlp": 128,
 }  # fmt: skip
 ROWS = {"fig1": TEXT_ROW, "fig4": TEXT_ROW, "fig6": VIT_ROW, "fig7": VIT_ROW}
 

@@ -138,19 +138,19 @@ def test_decoder_coordinates_keep_scores_and_norms() -> None:
 # ---- training against the dense twin ----
 
 FIXED_RULES = {
-    "gd": ({"step_size": 1.0}, plain.gd(1.0)),
-    "ngd": ({"step_size": 0.5}, plain.ngd(0.5)),
+    "gd": ({"lr": 1.0}, plain.gd(1.0)),
+    "ngd": ({"lr": 0.5}, plain.ngd(0.5)),
     "polyak": ({"factor": 2.0}, plain.polyak(2.0)),
 }
 JOINT_RULES = {
-    "ngd": ({"step_size": 0.5, "decay": 2 / 3}, plain.ngd(0.5, 2 / 3)),
-    "gd": ({"step_size": 0.5}, plain.gd(0.5)),
+    "ngd": ({"lr": 0.5, "decay": 2 / 3}, plain.ngd(0.5, 2 / 3)),
+    "gd": ({"lr": 0.5}, plain.gd(0.5)),
     "separate": (
-        {"rule": "ngd", "step_size": 0.5, "decay": 2 / 3, "groups": "separate"},
+        {"rule": "ngd", "lr": 0.5, "decay": 2 / 3, "groups": "separate", "norm": "per_group"},
         plain.separate_ngd(0.5, 2 / 3),
     ),
     "led_ngd": (
-        {"step_size": 0.2, "decay": 2 / 3, "other_step_size": 0.1, "other_decay": 0.1, "groups": "separate"},
+        {"lr": 0.2, "decay": 2 / 3, "other_lr": 0.1, "other_decay": 0.1, "groups": "separate"},
         plain.led_ngd(0.2, 2 / 3, 0.1, 0.1),
     ),
     "polyak": ({"factor": 2.0}, plain.polyak(2.0)),
@@ -190,7 +190,7 @@ def test_dense_key_query_and_decoder_equal_the_twins(rule: str) -> None:
 
 
 def test_a_random_start_carries_what_lies_outside_the_span() -> None:
-    made = experiment("fixed_decoder", {**SMALL, "initial_norm": 5}, ngd={"step_size": 0.5, "iterations": 60})
+    made = experiment("fixed_decoder", {**SMALL, "initial_norm": 5}, ngd={"lr": 0.5, "iterations": 60})
     data = data_of(made)
     found = train(made, made.optimizers["ngd"], data, Job())
     span = KeyQuerySpan.of(data[1])
@@ -234,7 +234,7 @@ def test_the_gap_is_right_where_doubles_see_nothing() -> None:
 
 
 def test_runs_are_bitwise_repeatable_and_independent_of_the_block() -> None:
-    made = experiment("joint", SMALL, ngd={"step_size": 0.5, "decay": 2 / 3, "iterations": 300})
+    made = experiment("joint", SMALL, ngd={"lr": 0.5, "decay": 2 / 3, "iterations": 300})
     together, again, alone = (run(made, "ngd", seeds) for seeds in (range(4), range(4), range(2, 3)))
     for name, values in together.parameters.items():
         assert np.array_equal(values, again.parameters[name])
@@ -244,7 +244,7 @@ def test_runs_are_bitwise_repeatable_and_independent_of_the_block() -> None:
 
 def test_variants_are_the_experiments_they_stand_for() -> None:
     changes = {"unequal": {"equal_scores": False}, "start": {"initial_norm": 3}}
-    rule = {"step_size": 0.5, "iterations": 50}
+    rule = {"lr": 0.5, "iterations": 50}
     several = experiment("variants", {**SMALL, "changes": changes}, ngd=rule)
     stacked = run(several, "ngd")
     measured = measure(several, data_of(several), {"ngd": stacked})
@@ -260,7 +260,7 @@ def test_variants_are_the_experiments_they_stand_for() -> None:
 
 
 def test_a_diverging_run_is_recorded() -> None:
-    rules = {"gd": {"step_size": 1e308, "iterations": 20}, "ngd": {"step_size": 0.5, "iterations": 20}}
+    rules = {"gd": {"lr": 1e308, "iterations": 20}, "ngd": {"lr": 0.5, "iterations": 20}}
     made = experiment("joint", {**SMALL, "signal_norm": 100}, **rules)
     data = data_of(made)
     found = train(made, made.optimizers["gd"], data, Job())
@@ -302,7 +302,7 @@ def test_targets_equal_other_solvers_on_the_dense_problem() -> None:
 
 
 def test_an_infeasible_problem_is_told() -> None:
-    made = experiment("fixed_decoder", TINY, ngd={"step_size": 0.5, "iterations": 3})
+    made = experiment("fixed_decoder", TINY, ngd={"lr": 0.5, "iterations": 3})
     data = data_of(made)
     found = train(made, made.optimizers["ngd"], data, Job())
     # Two sequences with one query that want opposite things of it.
@@ -339,13 +339,13 @@ def test_polyak_takes_one_norm_over_all_groups_and_needs_its_gap() -> None:
     rule = optim.build("polyak", [{"params": [a]}, {"params": [b]}], factor=1.0)
     rule.step(lambda: 50.0)
     assert [a.item(), b.item()] == pytest.approx([-6, -8])
-    with pytest.raises(ValueError, match="needs a closure"):
+    with pytest.raises(TypeError, match="closure"):
         rule.step()
 
 
 @pytest.mark.parametrize(
     ("rule", "hyperparameters"),
-    [("polyak", {"factor": 2.0}), ("led_ngd", {"step_size": 0.5}), ("ngd", {"step_size": 0.5})],
+    [("polyak", {"factor": 2.0}), ("led_ngd", {"lr": 0.5}), ("ngd", {"lr": 0.5})],
 )
 def test_a_zero_gradient_moves_nothing(rule: str, hyperparameters: dict[str, float]) -> None:
     for kind in (torch.float64, torch.float32):
@@ -360,7 +360,7 @@ def test_a_zero_gradient_moves_nothing(rule: str, hyperparameters: dict[str, flo
 
 def test_led_ngd_measures_all_by_the_last() -> None:
     w, u = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    rule = optim.build("led_ngd", [w, u], step_size=1.0, decay=1.0, other_step_size=0.5, other_decay=0.0)
+    rule = optim.build("led_ngd", [w, u], lr=1.0, decay=1.0, other_lr=0.5, other_decay=0.0)
     for _ in range(2):
         w.grad, u.grad = torch.tensor([10.0, 0.0]).double(), torch.tensor([3.0, 4.0]).double()
         rule.step()
@@ -394,12 +394,12 @@ def test_bad_settings_are_refused_by_name(key: str, value: Any, message: str) ->
 @pytest.mark.parametrize(
     ("rule", "entry", "message"),
     [
-        ("gd", {"step_size": 0, "iterations": 10}, "optimizers.gd.step_size.*greater than 0"),
-        ("gd", {"step_size": 1, "iterations": 0}, "optimizers.gd.iterations.*greater than 0"),
-        ("gd", {"step_size": 1}, "optimizers.gd.iterations: is missing"),
+        ("gd", {"lr": 0, "iterations": 10}, "optimizers.gd.lr.*greater than 0"),
+        ("gd", {"lr": 1, "iterations": 0}, "optimizers.gd.iterations.*greater than 0"),
+        ("gd", {"lr": 1}, "optimizers.gd.iterations: is missing"),
         ("polyak", {"factor": -2, "iterations": 10}, "optimizers.polyak.factor"),
         ("polyack", {"factor": 2, "iterations": 10}, "unknown optimizer 'polyack'.*Did you mean 'polyak'"),
-        ("ngd", {"step_size": 1, "iterations": 9, "groups": "separate"}, "unknown hyper-parameter 'groups'"),
+        ("ngd", {"lr": 1, "iterations": 9, "groups": "separate"}, "unknown hyper-parameter 'groups'"),
     ],
 )
 def test_bad_optimizers_are_refused_by_name(rule: str, entry: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ def run(experiment, optimizer="gd"):
 @pytest.mark.parametrize("size", [3, 12])
 def test_three_classes_are_the_whole_matrix(size):
     counts = {"feature_counts": {"value": [size]}, "phases_of": size, "plateau_of": size}
-    experiment = population(settings=counts, optimizers={"gd": {"step_size": 2.0, "iterations": 60}})
+    experiment = population(settings=counts, optimizers={"gd": {"lr": 2.0, "iterations": 60}})
     _, fast = run(experiment)
     found = dict(zip(QUERIES, fast.parameters["logits"][0, -1], strict=True))
     rare = 0.5 / (size - 1)
@@ -52,7 +52,7 @@ def test_metrics_at_the_start_are_the_formulas():
 
 
 def test_a_rule_that_couples_entries_is_refused_by_name():
-    experiment = population(optimizers={"norm": {"rule": "ngd", "step_size": 1.0, "iterations": 2}})
+    experiment = population(optimizers={"norm": {"rule": "ngd", "lr": 1.0, "iterations": 2}})
     with pytest.raises(UserError, match=r"population.optimizers.norm.*'ngd'.*adam, gd"):
         run(experiment, "norm")
 

@@ -102,7 +102,7 @@ def test_the_csv_is_the_picture(short):
 
 
 def test_a_diverged_run_is_drawn_and_judged(tmp_path):
-    changes = SHORT | {"imbalanced": {**SHORT["imbalanced"], "optimizers": {"adam": {"step_size": 1e308}}}}
+    changes = SHORT | {"imbalanced": {**SHORT["imbalanced"], "optimizers": {"adam": {"lr": 1e308}}}}
     paper = run(tmp_path, changes, 1)
     assert read_traces(tmp_path / "imbalanced.parquet")["adam"]["diverged_at"].final()[0] == 2
     with warnings.catch_warnings():

@@ -61,7 +61,7 @@ def test_population(case):
 
 
 def test_an_optimizer_needs_its_iterations():
-    overlay = {"experiments": {"population": {"optimizers": {"adam": {"step_size": 0.1}}}}}
+    overlay = {"experiments": {"population": {"optimizers": {"adam": {"lr": 0.1}}}}}
     with pytest.raises(UserError, match=r"population\.optimizers\.adam\.iterations: is missing"):
         rooms.load_paper("icl", overlay)
 

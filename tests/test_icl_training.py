@@ -24,7 +24,7 @@ def twin(experiment, arrays, optimizer="adam"):
     return reference.train(
         **{name: arrays[name] for name in RAW},
         epochs=experiment.settings.epochs,
-        step_size=chosen.hyperparameters["step_size"],
+        step_size=chosen.hyperparameters["lr"],
         rule=chosen.rule,
         mask_query=experiment.settings.mask_query,
     )
@@ -96,7 +96,7 @@ def test_training_metrics_are_those_of_the_raw_prompts():
 
 
 def test_a_diverging_seed_is_recorded_and_the_rest_is_left_out():
-    changes = {"experiments": {"balanced": {"optimizers": {"adam": {"step_size": 1e308}}, "settings": {"epochs": 10}}}}
+    changes = {"experiments": {"balanced": {"optimizers": {"adam": {"lr": 1e308}}, "settings": {"epochs": 10}}}}
     experiment = rooms.load_paper("icl", changes).experiment("balanced")
     data = {0: rooms.generate(experiment)(experiment, experiment.seed(0))}
     fast = rooms.train(experiment)(experiment, experiment.optimizers["adam"], data, Job())

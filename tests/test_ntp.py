@@ -211,7 +211,7 @@ def test_the_fast_runs_equal_the_plain_twin() -> None:
     of = experiment(steps_ov=200, steps_kq=200)
     data, finished = run(of, [0, 3])
     optimizer = of.optimizers["ngd"]
-    sizes = (optimizer.hyperparameters["step_size"], optimizer.options.step_size_kq)
+    sizes = (optimizer.hyperparameters["lr"], optimizer.options.lr_kq)
     value, key_query = initial(of, [0, 3], 20)
     for i, arrays in enumerate(data.values()):
         expected = plain.train(DataSet.from_arrays(arrays), value[i], key_query[i], (200, 200), sizes)
@@ -240,7 +240,7 @@ def test_a_larger_embedding_changes_no_loss() -> None:
 
 def test_another_optimizer_needs_one_line() -> None:
     """Adam beside NGD, as a user's overlay would say it."""
-    adam = {"step_size": 0.01, "step_size_kq": 0.01}
+    adam = {"lr": 0.01, "lr_kq": 0.01}
     changes = {"optimizers": {"adam": adam}, "settings": {"steps_ov": 60, "steps_kq": 20}}
     of = load_paper("ntp", {"experiments": {"two_stage": changes}}).experiment("two_stage")
     trace = train(of, of.optimizers["adam"], {0: generate(of, of.seed(0))}, Job()).trace

@@ -37,7 +37,7 @@ def ntp(path: str, value: Any) -> dict[str, Any]:
 
 
 TWO_STAGE = "experiments.two_stage"
-GD = {"step_size": 0.1, "step_size_kq": 0.1}
+GD = {"lr": 0.1, "lr_kq": 0.1}
 
 # (what is laid over the shipped configuration, words that the message must hold)
 BAD = [
@@ -76,10 +76,10 @@ BAD = [
         ["source", "paper, inferred", "rumour"],
     ),
     (ntp(f"{TWO_STAGE}.optimizers.ngdd", {}), ["two_stage.optimizers.ngdd", "'ngdd'", "Did you mean 'ngd'"]),
-    (ntp(f"{TWO_STAGE}.optimizers.ngd.step", 0.1), ["two_stage.optimizers.ngd", "'step'", "step_size"]),
-    (ntp(f"{TWO_STAGE}.optimizers.ngd.step_size", 0), ["optimizers.ngd.step_size", "greater than 0"]),
-    (ntp(f"{TWO_STAGE}.optimizers.ngd.step_size", "fast"), ["optimizers.ngd.step_size", "'fast'"]),
-    (ntp(f"{TWO_STAGE}.optimizers.gd", {"step_size": 0.1}), ["optimizers.gd", "step_size_kq", "missing"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.step", 0.1), ["two_stage.optimizers.ngd", "'step'", "lr"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.lr", 0), ["optimizers.ngd.lr", "greater than 0"]),
+    (ntp(f"{TWO_STAGE}.optimizers.ngd.lr", "fast"), ["optimizers.ngd.lr", "'fast'"]),
+    (ntp(f"{TWO_STAGE}.optimizers.gd", {}), ["optimizers.gd.lr", "missing"]),
     (ntp("experiments.example.settings.strings", ["S"]), ["strings", "at least 2 letters", "'S'"]),
     (ntp("experiments.Example", {}), ["ntp.experiments", "lower-case"]),
     (ntp("figures.figure2", {"title": "x", "experiments": []}), ["ntp.figures", "extra_<name>"]),
@@ -112,9 +112,9 @@ def test_a_mistake_gets_one_message_that_names_it(changes: dict[str, Any], words
 
 def test_numbers_given_as_text_are_read() -> None:
     """`--config` passes nested numbers as text, and YAML takes 1e-3 for one."""
-    optimizer = "experiments.two_stage.optimizers.ngd.step_size"
+    optimizer = "experiments.two_stage.optimizers.ngd.lr"
     plan = plan_with(**ntp(optimizer, "1e-3"))
-    assert plan.paper("ntp").experiment("two_stage").optimizers["ngd"].hyperparameters["step_size"] == 1e-3
+    assert plan.paper("ntp").experiment("two_stage").optimizers["ngd"].hyperparameters["lr"] == 1e-3
     plan = plan_with(**ntp("experiments.two_stage.settings.steps_ov", "12"))
     assert plan.paper("ntp").experiment("two_stage").settings.steps_ov == 12
 
@@ -167,7 +167,7 @@ def test_what_a_job_gets_reads_back_the_same(tmp_path: Path) -> None:
     assert drawn.experiments == {"two_stage": paper.experiments["two_stage"]}
     run = jobs.take(Path(jobs.hand(tmp_path, "run", jobs.for_run(paper.experiment("two_stage"), "ngd"))), room)
     assert run.experiment("two_stage").settings == paper.experiment("two_stage").settings
-    assert run.experiment("two_stage").optimizer("ngd").hyperparameters["step_size"] == 0.2 / 20**0.5
+    assert run.experiment("two_stage").optimizer("ngd").hyperparameters["lr"] == 0.2 / 20**0.5
 
 
 def test_what_a_job_gets_is_named_by_its_content(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_the_same_value_keeps_its_evidence() -> None:
 
 
 def test_own_settings_are_told() -> None:
-    mine = {"experiments": {"two_stage": {"seeds": 3, "optimizers": {"ngd": {"step_size": 0.1}}}}}
+    mine = {"experiments": {"two_stage": {"seeds": 3, "optimizers": {"ngd": {"lr": 0.1}}}}}
     experiment = load_paper("ntp", mine).experiment("two_stage")
-    assert experiment.own(["ngd"]) == ["two_stage.seeds = 3", "two_stage.ngd.step_size = 0.1"]
+    assert experiment.own(["ngd"]) == ["two_stage.seeds = 3", "two_stage.ngd.lr = 0.1"]
     assert experiment.own([]) == ["two_stage.seeds = 3"]
 
 

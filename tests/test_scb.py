@@ -19,7 +19,7 @@ from tests.reference import scb as plain
 from workflow.lib import optim, rooms
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
-from workflow.lib.optim._rows import proximal_step
+from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import checks, kernels, problem
 from workflow.lib.papers.scb.data import draw_problem, generate
 from workflow.lib.papers.scb.descent import Batches
@@ -105,13 +105,9 @@ def test_expected_directions_are_the_gradients_of_the_population_loss() -> None:
     mu = p.stationary[:, None]
     for _ in range(5):
         # Along changes that keep the invariants, the slope of the loss is <direction, change>_mu.
-        change_a = proximal_step(
-            np.zeros_like(attention), generator.standard_normal(attention.shape), step_size=1, penalty=0
-        )
+        change_a = proximal_step(np.zeros_like(attention), generator.standard_normal(attention.shape), lr=1, penalty=0)
         noise = generator.standard_normal(value.shape)
-        change_v = proximal_step(
-            np.zeros_like(value), noise, step_size=1, penalty=0, weights=p.stationary, keep_mean=True
-        )
+        change_v = proximal_step(np.zeros_like(value), noise, lr=1, penalty=0, weights=p.stationary, keep_mean=True)
         slope = (p.loss(attention + 1e-6 * change_a, value) - p.loss(attention - 1e-6 * change_a, value)) / 2e-6
         np.testing.assert_allclose(slope, (mu * for_attention * change_a).sum(), rtol=1e-6)
         slope = (p.loss(attention, value + 1e-6 * change_v) - p.loss(attention, value - 1e-6 * change_v)) / 2e-6
@@ -157,17 +153,17 @@ def test_torch_and_numpy_take_the_same_step(penalty: float, keep_mean: bool) -> 
     p = torch.from_numpy(rows.copy())
     p.grad = torch.from_numpy(gradient)
     group = {"params": [p], "weights": torch.from_numpy(weights), "keep_mean": keep_mean}
-    optim.build("preconditioned_prox", [group], step_size=0.1, penalty=penalty, stacked=True).step()
-    ours = proximal_step(rows, gradient, step_size=0.1, penalty=penalty, weights=weights, keep_mean=keep_mean)
+    optim.build("preconditioned_prox", [group], lr=0.1, penalty=penalty, stacked=True).step()
+    ours = proximal_step(rows, gradient, lr=0.1, penalty=penalty, weights=weights, keep_mean=keep_mean)
     np.testing.assert_allclose(p.numpy(), ours, rtol=1e-14, atol=1e-15)
 
 
 def test_a_step_keeps_sums_and_on_request_the_mean() -> None:
     rows, gradient, weights = rows_and_gradient()
     for penalty in (0.0, 0.4):
-        moved = proximal_step(rows, gradient, step_size=0.1, penalty=penalty, weights=weights)
+        moved = proximal_step(rows, gradient, lr=0.1, penalty=penalty, weights=weights)
         np.testing.assert_allclose(moved.sum(axis=-1), rows.sum(axis=-1), rtol=1e-13)
-    moved = proximal_step(rows, gradient, step_size=0.1, penalty=0, weights=weights, keep_mean=True)
+    moved = proximal_step(rows, gradient, lr=0.1, penalty=0, weights=weights, keep_mean=True)
     means = [np.einsum("rk,rki->ri", weights, r) for r in (rows, moved)]
     np.testing.assert_allclose(means[0], means[1], atol=1e-14)
 
@@ -177,19 +173,19 @@ def test_a_step_is_the_textbook_s() -> None:
     for i in range(4):
         ghat, _ = plain.preconditioned(columns(gradient[i]), np.zeros((3, 3)), weights[i])
         expected = plain.proximal(columns(rows[i]) - 0.01 * ghat, 0.01 * 2)
-        found = proximal_step(rows[i], gradient[i], step_size=0.01, penalty=2, weights=weights[i])
+        found = proximal_step(rows[i], gradient[i], lr=0.01, penalty=2, weights=weights[i])
         np.testing.assert_allclose(columns(found), expected, atol=1e-14)
 
 
 def test_where_nothing_is_left_the_row_is_spread_evenly() -> None:
     rows = np.full((1, 4), 0.25)
-    np.testing.assert_allclose(proximal_step(rows, np.zeros((1, 4)), step_size=1, penalty=1), rows)
+    np.testing.assert_allclose(proximal_step(rows, np.zeros((1, 4)), lr=1, penalty=1), rows)
 
 
 def test_a_zero_among_the_weights_is_refused() -> None:
     group = {"params": [torch.ones(2, 3)], "weights": torch.tensor([0.0, 1.0])}
     with pytest.raises(ValueError, match="weights: expected positive"):
-        optim.build("preconditioned_prox", [group], step_size=0.1)
+        optim.build("preconditioned_prox", [group], lr=0.1)
 
 
 # ---- batches and gradients ----
@@ -306,7 +302,7 @@ def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatc
 def test_trajectories_equal_the_direct_transcription(label: str, penalty: float) -> None:
     """100 steps on the same batches, boosting and switch included."""
     settings = {"positions": 100, "iterations": 100, "boosting_steps": 40, "boosting_step_size": 0.1, "record_every": 1}
-    optimizers = {label: {"step_size": 0.02, "penalty": penalty}}
+    optimizers = {label: {"lr": 0.02, "penalty": penalty}}
     e = experiment(optimizers=optimizers, **settings)
     data = {number: generate(e, e.seed(number)) for number in (0, 1)}
     run = train(e, e.optimizers[label], data, Job())
@@ -398,7 +394,7 @@ def test_without_noise_the_alignments_follow_the_population_path() -> None:
         "boosting_steps": 30,
         "boosting_step_size": 0.2,
     }
-    e = experiment(optimizers={"no_switch": {"step_size": 0.2}}, **settings)
+    e = experiment(optimizers={"no_switch": {"lr": 0.2}}, **settings)
     data = {0: generate(e, e.seed(0))}
     measured = measure(e, data, {"no_switch": train(e, e.optimizers["no_switch"], data, Job())})["no_switch"]
     for metric in ("value_alignment", "attention_alignment"):
@@ -427,7 +423,7 @@ def test_a_start_from_a_correlated_value_matrix() -> None:
 
 
 def test_a_diverging_run_is_recorded_at_its_step() -> None:
-    e = experiment(optimizers={"raw_large": {"step_size": 5}}, **SMALL)
+    e = experiment(optimizers={"raw_large": {"lr": 5}}, **SMALL)
     data = {number: generate(e, e.seed(number)) for number in (0, 1)}
     run = train(e, e.optimizers["raw_large"], data, Job())
     at = run.trace["diverged_at"].final()
@@ -519,7 +515,7 @@ def test_bad_settings_are_refused_by_name(changes: Mapping[str, Any], message: s
         ({"penalty": -0.1}, r"prox.penalty: .*greater than or equal to 0; found -0.1"),
         ({"penalty": "lots"}, "prox.penalty: expected a number, found the text 'lots'"),
         ({"penalty": float("nan")}, r"prox.penalty: .*greater than or equal to 0; found nan"),
-        ({"step_size": 0}, r"prox.step_size: .*greater than 0"),
+        ({"lr": 0}, r"prox.lr: .*greater than 0"),
         ({"start": "warm"}, "prox.start: .*'switched', 'boosted' or 'scratch'; found 'warm'"),
         ({"pretrained": 0.3}, "pretrained: only a run from scratch has it; found start 'switched'"),
         ({"attention": "softmax"}, "attention: softmax starts from scratch; found start 'switched'"),

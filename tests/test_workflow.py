@@ -47,7 +47,7 @@ def test_nothing_to_do_the_second_time(default_run: Path) -> None:
 
 
 def test_changing_a_step_size_reruns_that_optimizer_only(default_run: Path) -> None:
-    change = "ntp={experiments: {two_stage: {optimizers: {ngd: {step_size: 0.1}}}}}"
+    change = "ntp={experiments: {two_stage: {optimizers: {ngd: {lr: 0.1}}}}}"
     done = snakemake(default_run, "-n", "--config", change)
     counts = job_counts(done.stdout + done.stderr)
     # Two figures draw this experiment; nothing of other experiments or papers is touched.

@@ -30,7 +30,7 @@ def _prompts(experiment: Experiment[Prompts], quick: bool) -> Benchmark:
     rooms.train(experiment)(experiment, adam, {0: data[0]}, Job())  # what torch imports on first use is no training
     return Benchmark(
         f"icl {experiment.name}, Adam, per seed and epoch",
-        plain=lambda: reference.train(**first, epochs=epochs, step_size=adam.hyperparameters["step_size"]),
+        plain=lambda: reference.train(**first, epochs=epochs, step_size=adam.hyperparameters["lr"]),
         fast=lambda: rooms.train(experiment)(experiment, adam, data, Job()),
         floor=30,
         plain_units=epochs,
@@ -46,7 +46,7 @@ def _population(experiment: Experiment[Population, PopulationOptions], quick: bo
     size = 160
     rare = (1 - experiment.settings.dominant_probability) / (size - 1)
     probabilities = np.array([experiment.settings.dominant_probability] + [rare] * (size - 1))
-    step_size = gd.hyperparameters["step_size"]
+    step_size = gd.hyperparameters["lr"]
     return Benchmark(
         "icl population descent, all K against K = 160, per step",
         plain=lambda: reference.population_descent(probabilities, step_size=step_size, iterations=iterations),

@@ -21,7 +21,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
     experiment = load_paper("ntp").experiment("two_stage")
     steps = (experiment.settings.steps_ov, experiment.settings.steps_kq)
     optimizer = experiment.optimizers["ngd"]
-    sizes = (optimizer.hyperparameters["step_size"], optimizer.options.step_size_kq)
+    sizes = (optimizer.hyperparameters["lr"], optimizer.options.lr_kq)
     data = {seed: generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)}
     value, key_query = initial(experiment, list(data), 20)
 

@@ -50,7 +50,7 @@ def direct(experiment: Runs, label: str, boosting: int, after: int) -> None:
     A, V = plain.descend(batches, A, V, mu, settings.boosting_step_size, 0)[-1]
     A = plain.switch(A, settings.switch_deviations)
     batches = sampled(experiment, problem, "batches", after)
-    plain.descend(batches, A, V, mu, hyperparameters["step_size"], hyperparameters["penalty"])
+    plain.descend(batches, A, V, mu, hyperparameters["lr"], hyperparameters["penalty"])
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
@@ -96,7 +96,7 @@ def milliseconds_per_step(positions: int, batch_size: int, steps: int) -> float:
     problem = draw_problem(settings, seed)
     stacked = Problem.stacked([problem.arrays()], positions)
     descent = Descent(stacked, stacked.uniform, stacked.memoryless, every=10**6)
-    update = preconditioned_prox(descent, step_size=0.005)
+    update = preconditioned_prox(descent, lr=0.005)
     batches = [Batches(problem, batch_size, seed, "benchmark")]
     return 1e3 * min(cpu_seconds(lambda: descent.run(update, batches, 0, steps)) for _ in range(5)) / steps
 

@@ -14,10 +14,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.lib import datasets, rooms, stages
+from workflow.lib import datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
-from workflow.lib.plan import jobs, schema
+from workflow.lib.plan import jobs, matrix, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, shipped
 
@@ -52,6 +52,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     _use_threads(options.threads)
+    startup.begin_training()  # before the plan is read, which builds a rule from elsewhere to check it
     stages.train(
         _experiment(options), options.optimizer, options.data, options.trace, options.parameters, options.device
     )
@@ -96,6 +97,10 @@ def _schemas(options: argparse.Namespace) -> None:
     written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
     for name, content in written.items():
         write_text(options.folder / f"{name}.schema.json", json.dumps(content, indent=1) + "\n")
+
+
+def _matrix(options: argparse.Namespace) -> None:
+    print(matrix.markdown(rooms.load_paper(paper) for paper in options.papers), end="")
 
 
 def _paper(options: argparse.Namespace) -> Paper:
@@ -200,6 +205,9 @@ def _parser() -> argparse.ArgumentParser:
 
     schemas = stage("schemas", _schemas, "write the JSON schemas that editors check the YAML files with")
     schemas.add_argument("--folder", type=Path, default=ROOT / "workflow" / "schemas", help="where to write them")
+
+    routes = stage("matrix", _matrix, "print how every optimizer runs on every kind of experiment, as markdown")
+    routes.add_argument("--papers", nargs="+", choices=rooms.papers(), default=rooms.papers(), help="default: all")
 
     gathered = stage("gather", _gather, "join the claims of all papers")
     gathered.add_argument("--tables", type=Path, nargs="+", required=True, metavar="CSV", help="claims of each paper")

@@ -5,9 +5,12 @@ Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 
 def _number(value: Any) -> Any:
@@ -40,6 +43,7 @@ NonNegative = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, _Number, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, _Whole, Field(gt=0)]
 Index = Annotated[int, _Whole, Field(ge=0)]
+Whole = Annotated[int, _Whole]
 
 
 class Needs(NamedTuple):
@@ -75,3 +79,14 @@ class Settings(BaseModel):
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""
         return Needs()
+
+    def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
+        """How the training carries a rule, told from its `traits` and `options` while planning, without torch.
+
+        Returns:
+            `fast`, or `plain` where the kind's shortcuts would not be right for the rule.
+
+        Raises:
+            UserError: with the reason, where the rule cannot run at all; the plan adds the entry's name.
+        """
+        return "fast"

@@ -1,4 +1,4 @@
-"""Which files of this library a stage depends on, read from their import statements.
+"""Which files a stage depends on, read from import statements.
 
 Snakemake sees an edited command but not an edited import. Rules carry a digest of these files, so that editing a
 paper's training code reruns that paper's training, and editing a figure only redraws.
@@ -11,34 +11,55 @@ from functools import cache
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
+_LIBRARY = Path(__file__).parent
 _PACKAGE = "workflow.lib"
 
 
-def modules(*roots: str) -> list[Path]:
-    """The files of the named modules, of all library modules they import, directly or not, and tables beside them."""
+def modules(*roots: str | Path) -> list[Path]:
+    """The files of the named modules, of all they import, directly or not, and tables beside them.
+
+    Imports are followed into this library, and from a user's file also into the folder that the command runs in.
+
+    Args:
+        roots: names of modules of this library, or files.
+    """
     found: set[Path] = set()
-    waiting = [_file(root) for root in roots]
+    waiting = [root if isinstance(root, Path) else _file(root, _ROOT) for root in roots]
     while waiting:
         path = waiting.pop()
         if path is not None and path not in found:
             found.add(path)
-            waiting.extend(_imports(path))
-    return sorted(found | {table for path in found for table in path.parent.glob("*.csv")})
+            waiting.extend(_imports(path, Path.cwd()))
+    return sorted(found | {table for path in found if _is_ours(path) for table in path.parent.glob("*.csv")})
 
 
-def _file(module: str) -> Path | None:
-    """The file of a module of this library, or None for anything else."""
-    base = _ROOT.joinpath(*module.split("."))
+def _is_ours(path: Path) -> bool:
+    return _LIBRARY in path.parents
+
+
+def _file(module: str, root: Path) -> Path | None:
+    """The file of a module below a folder, or None for anything else."""
+    base = root.joinpath(*module.split("."))
     candidates = (base / "__init__.py", base.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 @cache
-def _imports(path: Path) -> tuple[Path | None, ...]:
+def _imports(path: Path, here: Path) -> tuple[Path | None, ...]:
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(_file(name) for name in names if name.startswith(_PACKAGE))
+        elif isinstance(node, ast.ImportFrom):
+            package = node.module or ""
+            if node.level:
+                if here not in path.parents:
+                    continue
+                package = ".".join([*path.relative_to(here).parts[: -node.level], *filter(None, [node.module])])
+            names += [package, *(f"{package}.{alias.name}".lstrip(".") for alias in node.names)]
+    library = tuple(_file(name, _ROOT) for name in names if name.startswith(_PACKAGE))
+    if _is_ours(path) or here not in path.parents:
+        return library
+    # A package's own file runs before that of a module in it.
+    parts = [name.split(".") for name in names if name]
+    return (*library, *(_file(".".join(part[:i]), here) for part in parts for i in range(1, len(part) + 1)))

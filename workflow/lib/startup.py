@@ -5,11 +5,14 @@ CPU seconds saved for each training job, on one core of a small machine:
 * torch's optimizer base class imports torch's compiler                      1.4
 * the decorator of its own rules' `step` (Adam) does so too, on the first step    1.3 (once, whichever comes first)
 * it wraps every `step` in a profiler record and hooks        as much as a step on a small problem
+
+How planning does without torch is in `workflow.lib.optim._reading`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +26,22 @@ def begin_training() -> None:
     _training = True
 
 
-def spare(rule: type[torch.optim.Optimizer]) -> None:
-    """Spare an optimizer of this library, in a training job, what its base class costs; elsewhere do nothing."""
-    if not _training:
-        return
+def spare() -> None:
+    """In a training job, spare the optimizers to come the import of torch's compiler."""
+    if _training:
+        _spare()
+
+
+def spared(rule: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The class itself; in a training job a subclass of it whose steps have neither profiler nor hooks.
+
+    It is for the rules of this library and torch's own: another class may count on its hooks and decorators.
+    """
+    return _spared(rule) if _training else rule  # type: ignore[arg-type]  # classes are hashable
+
+
+@cache
+def _spare() -> None:
     import torch
 
     # The base class's methods are wrapped so that a compiler leaves them alone, and the wrapper imports the compiler
@@ -35,9 +50,13 @@ def spare(rule: type[torch.optim.Optimizer]) -> None:
         plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if plain is not None and not hasattr(plain, "__dynamo_disable"):
             plain.__dynamo_disable = plain
-    if "step" not in vars(rule):  # one of torch's own, whose wrapper is for steps that are differentiated through
-        plain = getattr(rule.step, "__wrapped__", None)
-        if plain is None:
-            return
-        rule.step = torch.no_grad()(plain)  # type: ignore[method-assign]
-    rule.step.hooked = True  # type: ignore[attr-defined]
+
+
+@cache
+def _spared(rule: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    import torch
+
+    # Torch's own are wrapped for steps that are differentiated through; ours for `no_grad`, as here.
+    step: Any = torch.no_grad()(getattr(rule.step, "__wrapped__", rule.step))
+    step.hooked = True  # the mark of torch's wrapper with profiler and hooks
+    return type(rule.__name__, (rule,), {"step": step, "__module__": rule.__module__, "__doc__": rule.__doc__})

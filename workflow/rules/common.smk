@@ -118,11 +118,12 @@ def data_code(wildcards):
 
 
 def train_code(wildcards):
-    """A digest of the library files behind one optimizer's runs."""
+    """A digest of the files behind one optimizer's runs, the library's and those of a rule from elsewhere."""
     experiment = planned(wildcards)
     with exit_on_user_error():
         optimizer = experiment.optimizer(wildcards.optimizer)
-    return code_digest(f"{rooms.package(experiment)}.training", f"{optim.__name__}.{optimizer.rule}")
+        brought = optim.files(optimizer.rule)  # which may be the user's own
+    return code_digest(f"{rooms.package(experiment)}.training", *brought)
 
 
 def metrics_code(wildcards):

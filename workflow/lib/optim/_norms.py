@@ -1,18 +1,11 @@
-"""Norms of stacked gradients that neither underflow nor overflow."""
+"""Norms of stacked gradients that neither underflow nor overflow, in any precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import cache
 
 import torch
-
-_SAFE = 1e-140  # above it, the squares of all entries that matter are ordinary numbers
-
-
-def with_gradients(group: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The parameters of a group that have a gradient, each with it."""
-    return [(p, p.grad) for p in group["params"] if p.grad is not None]
 
 
 def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
@@ -26,7 +19,7 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
         stacked: one norm per run instead of one in all.
 
     Returns:
-        Shape (runs,) if stacked, else ().
+        Shape (runs,) if stacked, else (); infinite only where the norm itself is beyond the largest number.
     """
     rows = [t.reshape(t.shape[0] if stacked else 1, -1) for t in tensors]
     flat = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
@@ -41,10 +34,17 @@ def at_least_tiny(norm: torch.Tensor) -> torch.Tensor:
     return norm.clamp_min(torch.finfo(norm.dtype).smallest_normal)
 
 
+@cache
+def _smallest_safe(dtype: torch.dtype) -> float:
+    """From this norm on the squares of all entries that matter are ordinary numbers."""
+    info = torch.finfo(dtype)
+    return float(info.tiny**0.5 / info.eps)
+
+
 def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
     """Several tensors divided by the Euclidean norm of all their entries together (per run when stacked).
 
-    Zero stays zero, and nothing underflows.
+    Zero stays zero, and whatever else is finite gets norm 1.
 
     Args:
         tensors: each of shape (runs, ...) if stacked, else any shape.
@@ -53,14 +53,21 @@ def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
     flat = [t.reshape(len(t) if stacked else 1, -1) for t in tensors]
     if len(flat) == 1:
         norm = torch.linalg.vector_norm(flat[0], dim=1, keepdim=True)
-        if norm.min() > _SAFE:
+        lengths = norm.flatten().tolist()
+        if min(lengths) > _smallest_safe(norm.dtype) and max(lengths) < torch.inf:
             return [(flat[0] / norm).view_as(tensors[0])]
-    # Near the smallest numbers a sum of squares underflows: divide by the largest entry first.
+    # Elsewhere a sum of squares underflows or overflows: divide by the largest entry first.
     largest = torch.stack([torch.linalg.vector_norm(f, torch.inf, dim=1) for f in flat]).amax(0)
     scaled = [f / at_least_tiny(largest).unsqueeze(1) for f in flat]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s, dim=1) for s in scaled]), dim=0)
     divisor = at_least_tiny(norm).unsqueeze(1)
     return [(s / divisor).view_as(t) for s, t in zip(scaled, tensors, strict=True)]
+
+
+def ratio(numerator: torch.Tensor | float, denominator: torch.Tensor) -> torch.Tensor:
+    """Numerator / denominator, finite: 0 where the denominator is 0, and at most the largest number."""
+    found = torch.where(denominator > 0, numerator / denominator, 0.0)
+    return found.clamp(max=torch.finfo(found.dtype).max)
 
 
 def per_run(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
+from workflow.lib.optim._rule import Checked
+from workflow.lib.optim.traits import Traits
 from workflow.lib.settings import NonNegative, Positive, Probability
 
 
-class Adam(torch.optim.Adam):
-    """Adam as torch implements it, under this library's names.
+class Adam(Checked, torch.optim.Adam):
+    """Adam as torch implements it; in parameter groups the names are torch's: `lr`, `betas`, `eps`, `weight_decay`.
 
     The rule acts entry by entry, so stacked runs need nothing special.
 
@@ -18,25 +21,36 @@ class Adam(torch.optim.Adam):
 
     Args:
         params: tensors or parameter groups, stacked over runs or not.
-        step_size: learning rate.
+        lr: learning rate.
         beta1: decay of the mean of the gradients.
         beta2: decay of the mean of their squares.
         epsilon: added to the root of the latter.
         weight_decay: factor of an added quadratic penalty.
+        maximize: ascend instead.
         stacked: accepted for uniformity; makes no difference.
     """
 
     def __init__(
         self,
-        params: Iterable[torch.Tensor],
+        params: ParamsT,
+        lr: Positive,
         *,
-        step_size: Positive,
         beta1: Probability = 0.9,
         beta2: Probability = 0.999,
         epsilon: NonNegative = 1e-8,
         weight_decay: NonNegative = 0.0,
+        maximize: bool = False,
         stacked: bool = False,
     ) -> None:
-        if not step_size > 0:
-            raise ValueError(f"step_size: expected a positive number, found {step_size}")
-        super().__init__(params, lr=step_size, betas=(beta1, beta2), eps=epsilon, weight_decay=weight_decay)
+        values: dict[str, Any] = {"lr": lr, "betas": (beta1, beta2), "eps": epsilon, "weight_decay": weight_decay}
+        self._check(values)  # before torch does, so that it is told in the names of this class
+        super().__init__(params, **values, maximize=maximize)
+
+    @staticmethod
+    def traits(**_: Any) -> Traits:
+        """What rooms have to know."""
+        return Traits(entrywise=True)
+
+    def _named(self, group: dict[str, Any]) -> dict[str, Any]:
+        beta1, beta2 = group["betas"]
+        return {**group, "beta1": beta1, "beta2": beta2, "epsilon": group["eps"]}

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import Any
 
-import torch
+from torch.optim.optimizer import ParamsT
 
-from workflow.lib.optim._closure import evaluated
-from workflow.lib.optim._norms import with_gradients
+from workflow.lib.optim._rule import Moving, Rule, descend
+from workflow.lib.optim.traits import Traits
 from workflow.lib.settings import Positive
 
 
-class GD(torch.optim.Optimizer):
-    """Gradient descent: w <- w - step_size g.
+class GD(Rule):
+    """Gradient descent: w <- w - lr g.
 
     Args:
         params: tensors or parameter groups, stacked over runs or not (the rule acts entry by entry).
-        step_size: factor of the gradient.
-        stacked: accepted for uniformity; makes no difference.
+        lr: factor of the gradient.
+        maximize: ascend instead.
+        stacked: the leading dimension counts independent runs.
     """
 
-    def __init__(self, params: Iterable[torch.Tensor], *, step_size: Positive, stacked: bool = False) -> None:
-        if not step_size > 0:
-            raise ValueError(f"step_size: expected a positive number, found {step_size}")
-        super().__init__(params, {"step_size": step_size})
+    def __init__(self, params: ParamsT, lr: Positive, *, maximize: bool = False, stacked: bool = False) -> None:
+        super().__init__(params, {"lr": lr, "maximize": maximize, "stacked": stacked})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = evaluated(closure)
-        for group in self.param_groups:
-            for p, gradient in with_gradients(group):
-                p.sub_(gradient, alpha=group["step_size"])
-        return loss
+    @staticmethod
+    def traits(**_: Any) -> Traits:
+        """What rooms have to know."""
+        return Traits(entrywise=True, rotations=True, per_run=("lr",))
+
+    def _move(self, moving: list[Moving], loss: Any) -> None:
+        for group, p, gradient in moving:
+            descend(p, gradient, group["lr"])

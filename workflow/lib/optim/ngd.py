@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
-import torch
+from torch.optim.optimizer import ParamsT
 
-from workflow.lib.optim._closure import evaluated
-from workflow.lib.optim._norms import unit, with_gradients
+from workflow.lib.optim._norms import unit
+from workflow.lib.optim._rule import Moving, Rule, descend
+from workflow.lib.optim.traits import Traits
 from workflow.lib.settings import NonNegative, Positive
 
 
-class NGD(torch.optim.Optimizer):
-    """Normalised gradient descent: w <- w - step_size (t + 1)^(-decay) g / ||g||.
+class NGD(Rule):
+    """Normalised gradient descent: w <- w - lr (t + 1)^(-decay) g / ||g||.
 
-    One norm is taken over all parameters of a group together (per run when stacked), so that the step has
-    length step_size. A zero gradient moves nothing.
+    One norm is taken over all parameters together (per run when stacked), so that the step has length lr. A zero
+    gradient moves nothing.
 
     Source: Algorithm 1 of Huang, Liang and Yang (NeurIPS 2024), with decay = 0.
 
     Args:
         params: tensors or parameter groups; shape (runs, ...) when stacked.
-        step_size: length of the first step.
+        lr: length of the first step.
         decay: exponent of the schedule (t + 1)^(-decay).
+        norm: one norm over all parameters, one for each group, or one for each tensor.
+        maximize: ascend instead.
         stacked: the leading dimension counts independent runs, each with a norm of its own.
     """
 
     def __init__(
         self,
-        params: Iterable[torch.Tensor],
+        params: ParamsT,
+        lr: Positive,
         *,
-        step_size: Positive,
         decay: NonNegative = 0.0,
+        norm: Literal["global", "per_group", "per_tensor"] = "global",
+        maximize: bool = False,
         stacked: bool = False,
     ) -> None:
-        if not step_size > 0:
-            raise ValueError(f"step_size: expected a positive number, found {step_size}")
-        if not decay >= 0:
-            raise ValueError(f"decay: expected a number of at least 0, found {decay}")
-        super().__init__(params, {"step_size": step_size, "decay": decay, "stacked": stacked, "steps_taken": 0})
+        rule = {"lr": lr, "decay": decay, "norm": norm, "maximize": maximize}
+        super().__init__(params, {**rule, "stacked": stacked, "steps_taken": 0})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = evaluated(closure)
-        for group in self.param_groups:
-            moving = with_gradients(group)
-            if moving:
-                size = group["step_size"] * (group["steps_taken"] + 1) ** -group["decay"]
-                directions = unit([gradient for _, gradient in moving], group["stacked"])
-                for (p, _), direction in zip(moving, directions, strict=True):
-                    p.sub_(direction, alpha=size)
-            group["steps_taken"] += 1
-        return loss
+    @staticmethod
+    def traits(norm: str = "global", **_: Any) -> Traits:
+        """What rooms have to know."""
+        return Traits(rotations=True, one_norm=norm != "per_tensor", per_run=("lr", "decay"))
+
+    def _move(self, moving: list[Moving], loss: Any) -> None:
+        for part in self._sharing_a_norm(moving):
+            directions = unit([gradient for _, _, gradient in part], part[0][0]["stacked"])
+            for (group, p, _), along in zip(part, directions, strict=True):
+                descend(p, along, group["lr"] * (group["steps_taken"] + 1) ** -group["decay"])
+        self._count_steps(moving)

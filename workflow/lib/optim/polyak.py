@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
-from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, with_gradients
+from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run
+from workflow.lib.optim._rule import Moving, Rule, descend
+from workflow.lib.optim.traits import Traits
 from workflow.lib.settings import Positive
 
 
-class Polyak(torch.optim.Optimizer):
-    """Gradient descent with Polyak's step size: w <- w - (f(w) - f*) / (factor ||g||^2) g.
+class Polyak(Rule):
+    """Gradient descent with Polyak's step size: w <- w - lr (f(w) - f*) / (factor ||g||^2) g.
 
     One norm is taken over all parameters together (per run when stacked). A zero gradient moves nothing.
     The step is applied as (gap / (factor ||g||)) (g / ||g||), because ||g||^2 is the first to underflow.
 
-    Source: Polyak, Introduction to Optimization (1987), section 5.3.2, with factor = 1.
+    Source: Polyak, Introduction to Optimization (1987), section 5.3.2, with factor = 1 and lr = 1.
 
     Args:
         params: tensors or parameter groups; shape (runs, ...) when stacked.
+        lr: relaxation, the share of Polyak's step that is taken; it is what a scheduler sets.
         factor: divides the step; 1 is Polyak's own.
         stacked: the leading dimension counts independent runs, each with a step size of its own.
     """
 
-    def __init__(self, params: Iterable[torch.Tensor], *, factor: Positive = 1.0, stacked: bool = False) -> None:
-        if not factor > 0:
-            raise ValueError(f"factor: expected a positive number, found {factor}")
-        super().__init__(params, {"factor": factor, "stacked": stacked})
+    def __init__(self, params: ParamsT, lr: Positive = 1.0, *, factor: Positive = 1.0, stacked: bool = False) -> None:
+        super().__init__(params, {"lr": lr, "factor": factor, "stacked": stacked})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor | float] | None = None) -> torch.Tensor | float:  # type: ignore[override]
+    @staticmethod
+    def traits(**_: Any) -> Traits:
+        """What rooms have to know."""
+        return Traits(rotations=True, needs_loss=True, one_norm=True, per_run=("lr", "factor"))
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
 
         Args:
@@ -38,17 +45,14 @@ class Polyak(torch.optim.Optimizer):
                 difference is the caller's to form, since only the caller can do so without cancellation.
 
         Raises:
-            ValueError: no closure is given; the rule needs the gap.
+            TypeError: no closure is given; the rule needs the gap.
         """
         if closure is None:
-            raise ValueError("polyak: step() needs a closure that returns f(w) - f*")
-        with torch.enable_grad():
-            gap = closure()
-        moving = [pair for group in self.param_groups for pair in with_gradients(group)]
-        if moving:
-            first = self.param_groups[0]
-            norm = at_least_tiny(joint_norm([grad for _, grad in moving], first["stacked"]))
-            size = torch.as_tensor(gap, dtype=norm.dtype, device=norm.device) / (first["factor"] * norm)
-            for p, grad in moving:
-                p.sub_(per_run(size, grad) * (grad / per_run(norm, grad)))
-        return gap
+            raise TypeError("Polyak needs the loss: call step(closure) with a closure that returns f(w) - f*")
+        return super().step(closure)
+
+    def _move(self, moving: list[Moving], loss: Any) -> None:
+        norm = at_least_tiny(joint_norm([grad for _, _, grad in moving], moving[0][0]["stacked"]))
+        gap = torch.as_tensor(loss, dtype=norm.dtype, device=norm.device)
+        for group, p, grad in moving:
+            descend(p, grad / per_run(norm, grad), gap / (group["factor"] / group["lr"] * norm))

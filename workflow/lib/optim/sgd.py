@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
+from torch.optim.optimizer import ParamsT
 
-from workflow.lib.optim._adaptive import check, direction
-from workflow.lib.optim._closure import evaluated
-from workflow.lib.optim._norms import with_gradients
+from workflow.lib.optim._adaptive import direction
+from workflow.lib.optim._rule import Moving, Rule, descend
+from workflow.lib.optim.traits import Traits
 from workflow.lib.settings import Positive, Probability
 
 
-class SGD(torch.optim.Optimizer):
-    """Stochastic gradient descent: w <- w - step_size v, v <- momentum v + g.
+class SGD(Rule):
+    """Stochastic gradient descent: w <- w - lr v, v <- momentum v + g.
 
     Args:
         params: tensors or parameter groups, stacked over runs or not (the rule acts entry by entry).
-        step_size: factor of the direction.
+        lr: factor of the direction.
         momentum: share of the previous direction that is kept.
-        stacked: accepted for uniformity; makes no difference.
+        maximize: ascend instead.
+        stacked: the leading dimension counts independent runs.
     """
 
     def __init__(
         self,
-        params: Iterable[torch.Tensor],
+        params: ParamsT,
+        lr: Positive,
         *,
-        step_size: Positive,
         momentum: Probability = 0.0,
+        maximize: bool = False,
         stacked: bool = False,
     ) -> None:
-        check(
-            step_size=(step_size > 0, "a positive number", step_size),
-            momentum=(0 <= momentum <= 1, "a number from 0 to 1", momentum),
-        )
-        super().__init__(params, {"step_size": step_size, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "maximize": maximize, "stacked": stacked})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; with a closure, evaluate it first and return its loss."""
-        loss = evaluated(closure)
-        for group in self.param_groups:
-            for p, gradient in with_gradients(group):
-                p.sub_(direction(self.state[p], gradient, group["momentum"]), alpha=group["step_size"])
-        return loss
+    @staticmethod
+    def traits(**_: Any) -> Traits:
+        """What rooms have to know."""
+        return Traits(entrywise=True, rotations=True, per_run=("lr", "momentum"))
+
+    def _move(self, moving: list[Moving], loss: Any) -> None:
+        for group, p, gradient in moving:
+            descend(p, direction(self.state[p], gradient, group["momentum"]), group["lr"])

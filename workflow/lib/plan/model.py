@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
@@ -13,6 +14,7 @@ from typing_extensions import TypeVar
 
 from workflow.lib import optim
 from workflow.lib.errors import UserError, unknown
+from workflow.lib.optim.traits import Traits
 from workflow.lib.plan import reading
 from workflow.lib.plan.checking import checked, named
 from workflow.lib.settings import Count, Index, Options, Settings
@@ -49,6 +51,15 @@ class Room:
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 class Setting(_Model):
@@ -94,27 +105,35 @@ class Optimizer(_Model, Generic[O]):
         if isinstance(entry.get("rule"), str):  # a name, not a number: nothing to give evidence for
             given["rule"] = given["rule"].model_copy(update={"source": "choice"})
         rule = given["rule"].value if "rule" in given else label
-        if rule not in optim.names():
-            raise UserError(f"{where}: {unknown('optimizer', rule, optim.names())}")
+        with _at(where):
+            known = optim.hyperparameters(rule)
         values = {key: setting.value for key, setting in given.items() if key != "rule"}
-        known = optim.hyperparameters(rule)
+        anything = known.model_config.get("extra") == "allow"
         for key in values:
-            if key not in known.model_fields and key not in options.model_fields:
+            if key not in known.model_fields and key not in options.model_fields and not anything:
                 allowed = [*known.model_fields, *options.model_fields]
                 raise UserError(f"{where}: {unknown('hyper-parameter', key, allowed)}")
-        own = checked(known, {k: v for k, v in values.items() if k in known.model_fields}, where, "hyper-parameter")
-        rest = checked(options, {k: v for k, v in values.items() if k not in known.model_fields}, where, "option")
+        rest = {k: v for k, v in values.items() if k in options.model_fields and k not in known.model_fields}
+        own = checked(known, {k: v for k, v in values.items() if k not in rest}, where, "hyper-parameter")
+        hyperparameters = {key: getattr(own, key) for key in (*known.model_fields, *(own.model_extra or ()))}
+        with _at(where):
+            optim.check(rule, hyperparameters)
         return cls(
             label=label,
             rule=rule,
             given=given,
-            hyperparameters={key: getattr(own, key) for key in known.model_fields},
-            options=rest,  # type: ignore[arg-type]  # of the kind's own class
+            hyperparameters=hyperparameters,
+            options=checked(options, rest, where, "option"),  # type: ignore[arg-type]  # of the kind's own class
         )
 
-    def build(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
-        """Make the torch optimizer for some parameters."""
-        return optim.build(self.rule, parameters, **{**self.hyperparameters, **more})
+    @property
+    def traits(self) -> Traits:
+        """What a room has to know of the rule with these hyper-parameters."""
+        return optim.traits(self.rule, self.hyperparameters)
+
+    def build(self, parameters: Any, *, stacked: bool = False, **more: Any) -> torch.optim.Optimizer:
+        """Make the torch optimizer for some parameters, with some hyper-parameters changed; see `optim.build`."""
+        return optim.build(self.rule, parameters, stacked=stacked, **{**self.hyperparameters, **more})
 
 
 class _Entry(_Model):
@@ -173,6 +192,9 @@ class Experiment(_Model, Generic[S, O]):
             label: Optimizer.read(label, values, kind.options, f"{where}.optimizers.{label}")
             for label, values in entry.optimizers.items()
         }
+        for label, optimizer in optimizers.items():
+            with _at(f"{where}.optimizers.{label}"):
+                settings.route(optimizer)
         drawn = {
             key: Setting.read(found if isinstance(found, Mapping) else {"value": found, "source": "choice"}, where)
             for key, found in (("seeds", entry.seeds), ("stream", entry.stream))

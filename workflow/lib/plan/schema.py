@@ -38,8 +38,12 @@ def paper_schema(room: Room) -> dict[str, Any]:
                 "type": "object",
                 "additionalProperties": {
                     "type": "object",
-                    "properties": {"rule": {"enum": list(optim.names())}, **numbers},
-                    "additionalProperties": False,
+                    # A dotted path has hyper-parameters of its own, which only its class knows.
+                    "if": {"properties": {"rule": {"pattern": r"\."}}, "required": ["rule"]},
+                    "else": {
+                        "properties": {"rule": {"enum": list(optim.names())}, **numbers},
+                        "additionalProperties": False,
+                    },
                 },
             },
         },

@@ -175,7 +175,7 @@ def dominant_falls_first(metrics: Metrics, experiments: Populations) -> float:
     column = "rare", population.settings.phases_of
     optimizer = metrics.optimizers("population")[0]
     drift = {c: metrics.curve("population", "drift", optimizer, (*column, c)) for c in CLASSES}
-    times = drift["target"].steps * population.optimizers[optimizer].hyperparameters["step_size"]
+    times = drift["target"].steps * population.optimizers[optimizer].hyperparameters["lr"]
     early = times < _values(metrics, "population", "time_crossing", [column])[0, 0]
     sizes = {c: np.abs(curve.values[0, early]) for c, curve in drift.items()}
     return float(early.any() and (sizes["dominant"] > np.maximum(sizes["target"], sizes["other"])).all())

@@ -9,7 +9,7 @@ import numpy as np
 from workflow.lib.contract import Measured
 from workflow.lib.max_margin import max_margin
 from workflow.lib.papers.ntp import language
-from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions
+from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
@@ -25,8 +25,7 @@ def _curve(metrics: Metrics, experiment: str, metric: str) -> Curve:
 
 def _step_sizes(experiments: Experiments, experiment: str) -> tuple[float, float]:
     """eta_0 of stage 1 and eta of stage 2; NaN where the optimizer has no step size."""
-    optimizer = next(iter(experiments[experiment].optimizers.values()))
-    return float(optimizer.hyperparameters.get("step_size", np.nan)), optimizer.options.step_size_kq
+    return learning_rates(next(iter(experiments[experiment].optimizers.values())))
 
 
 @CLAIMS("ntp.fig1.collocation_orders")

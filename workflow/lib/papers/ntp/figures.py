@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from workflow.lib.contract import Draw, Drawing
 from workflow.lib.papers.ntp import language
-from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions
+from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, RED, Sheet
 from workflow.lib.registry import Registry
@@ -149,8 +149,7 @@ def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: 
 
 
 def _step_size(experiment: Runs) -> float:
-    optimizer = next(iter(experiment.optimizers.values()))
-    return float(optimizer.hyperparameters.get("step_size", np.nan))
+    return learning_rates(next(iter(experiment.optimizers.values())))[0]
 
 
 def _reference(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from math import perm
-from typing import Literal
+import math
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from workflow.lib.errors import UserError
 from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 
 class TwoStageOptions(Options):
-    """The optimizer's own `step_size` serves stage 1 (values); this one serves stage 2 (keys and queries)."""
+    """The optimizer's own `lr` serves stage 1 (values); `lr_kq`, where it is given, stage 2 (keys and queries)."""
 
-    step_size_kq: Positive
+    lr_kq: Positive | None = None
+
+
+def learning_rates(optimizer: Optimizer[TwoStageOptions]) -> tuple[float, float]:
+    """The `lr` of stage 1 and of stage 2; NaN for a rule without one."""
+    first = float(optimizer.hyperparameters.get("lr", math.nan))
+    return first, first if optimizer.options.lr_kq is None else optimizer.options.lr_kq
 
 
 class TwoStage(Settings):
@@ -29,6 +39,12 @@ class TwoStage(Settings):
     def dimension(self, vocabulary_size: int) -> int:
         """The embedding dimension d for a vocabulary: as small as orthonormal tokens allow, unless the kind says."""
         return vocabulary_size
+
+    def route(self, optimizer: Optimizer[TwoStageOptions]) -> Literal["fast", "plain"]:
+        """Fast for every rule: both stages move the whole matrices, with a loss for each run."""
+        if optimizer.options.lr_kq is not None and "lr" not in optimizer.hyperparameters:
+            raise UserError(f"lr_kq: the rule {optimizer.rule} has no lr that it could take the place of")
+        return "fast"
 
 
 class RandomSentences(TwoStage):
@@ -55,7 +71,7 @@ class RandomSentences(TwoStage):
             raise ValueError(
                 f"lengths: found {list(self.lengths)}, expected each between 2 and vocabulary_size = {size}"
             )
-        distinct = sum(perm(size, length) for length in set(self.lengths))
+        distinct = sum(math.perm(size, length) for length in set(self.lengths))
         if self.sentences > distinct:
             raise ValueError(
                 f"sentences: found {self.sentences}, but only {distinct} distinct sentences of these lengths exist"

@@ -11,7 +11,7 @@ from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values
-from workflow.lib.papers.ntp.settings import TwoStage, TwoStageOptions
+from workflow.lib.papers.ntp.settings import TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.papers.ntp.snapshots import snapshot_steps
 from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.runs import Trace
@@ -36,15 +36,13 @@ def train(
     settings = experiment.settings
     sets = [DataSet.from_arrays(arrays) for arrays in data.values()]
     value, key_query = initial(experiment, list(data), sets[0].vocabulary_size)
-    second = dict(optimizer.hyperparameters)
-    if "step_size" in second:
-        second["step_size"] = optimizer.options.step_size_kq
 
     values = Values(sets)
     first_stage = optimizer.build([value], stacked=True)
     loss_ov, norm_ov, value_snapshots = descend(values.loss_and_gradient, value, first_stage, settings.steps_ov)
     keys = KeysAndQueries(sets, value)
-    second_stage = optimizer.build([key_query], stacked=True, **second)
+    own = {"lr": learning_rates(optimizer)[1]} if "lr" in optimizer.hyperparameters else {}
+    second_stage = optimizer.build([key_query], stacked=True, **own)
     loss, norm_kq, key_query_snapshots = descend(keys.loss_and_gradient, key_query, second_stage, settings.steps_kq)
 
     trace = Trace(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflow.lib.optim._rows import proximal_step
+from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb.descent import Batches
 from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.papers.scb.settings import Checks
@@ -25,10 +25,8 @@ def random_parameters(settings: Checks, problem: Problem, seed: Seed) -> tuple[n
     """Random A (N, T) and V (N, N) with rows that sum to 1 and V mu = mu."""
     generator = seed.generator("check parameters")
     noise = [settings.scale * generator.standard_normal(rows.shape) for rows in (problem.uniform, problem.memoryless)]
-    attention = proximal_step(problem.uniform, noise[0], step_size=1, penalty=0)
-    value = proximal_step(
-        problem.memoryless, noise[1], step_size=1, penalty=0, weights=problem.stationary, keep_mean=True
-    )
+    attention = proximal_step(problem.uniform, noise[0], lr=1, penalty=0)
+    value = proximal_step(problem.memoryless, noise[1], lr=1, penalty=0, weights=problem.stationary, keep_mean=True)
     return attention, value
 
 
@@ -86,8 +84,8 @@ def sampling_errors(
     zero = np.zeros_like(attention), np.zeros_like(value)
     mu = problem.stationary
     directions = (
-        -proximal_step(zero[0], sums[0], step_size=1, penalty=0, weights=mu),
-        -proximal_step(zero[1], sums[1], step_size=1, penalty=0, weights=mu, keep_mean=True),
+        -proximal_step(zero[0], sums[0], lr=1, penalty=0, weights=mu),
+        -proximal_step(zero[1], sums[1], lr=1, penalty=0, weights=mu, keep_mean=True),
     )
     errors = [
         float(np.abs(found - expected).max())

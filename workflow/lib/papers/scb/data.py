@@ -29,7 +29,7 @@ def generate(experiment: Experiment[Bigram], seed: Seed) -> Arrays:
     stacked = Problem.stacked([arrays], settings.positions)
     descent = Descent(stacked, stacked.uniform, stacked.memoryless, settings.record_every)
     batches = [Batches(problem, settings.batch_size, seed, "boosting batches")]
-    update = preconditioned_prox(descent, step_size=settings.boosting_step_size)
+    update = preconditioned_prox(descent, lr=settings.boosting_step_size)
     descent.record(0)
     descent.run(update, batches, 0, settings.boosting_steps)
     curves = descent.curves()

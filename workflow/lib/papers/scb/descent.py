@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from workflow.lib.files import Arrays
-from workflow.lib.optim._rows import proximal_step
+from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.streams import Seed
@@ -148,7 +148,7 @@ class Descent:
 
 
 def preconditioned_prox(
-    descent: Descent, *, step_size: float, penalty: float = 0.0, attention_factor: float = 1.0
+    descent: Descent, *, lr: float, penalty: float = 0.0, attention_factor: float = 1.0
 ) -> Callable[[], None]:
     """The update of the optimizer `preconditioned_prox`, in NumPy: importing torch takes longer than most runs."""
     weights = descent.problem.stationary
@@ -156,10 +156,10 @@ def preconditioned_prox(
     def update() -> None:
         # Run by run, because the arrays of a single one stay in the cache.
         for free, gradient, mu in zip(descent.free, descent.free_gradient, weights, strict=True):
-            size = step_size * attention_factor
-            free[:] = proximal_step(free, gradient, step_size=size, penalty=penalty, weights=mu)
+            size = lr * attention_factor
+            free[:] = proximal_step(free, gradient, lr=size, penalty=penalty, weights=mu)
         descent.value[:] = proximal_step(
-            descent.value, descent.value_gradient, step_size=step_size, penalty=0.0, weights=weights, keep_mean=True
+            descent.value, descent.value_gradient, lr=lr, penalty=0.0, weights=weights, keep_mean=True
         )
 
     return update
@@ -176,7 +176,7 @@ def any_optimizer(
         parameter.grad = torch.from_numpy(gradient)
     groups: list[dict[str, Any]] = [{"params": [parameters[0]]}, {"params": [parameters[1]]}]
     if attention_factor != 1:
-        groups[0]["step_size"] = hyperparameters["step_size"] * attention_factor
+        groups[0]["lr"] = hyperparameters["lr"] * attention_factor
     optimizer = build(groups, stacked=True)
 
     def update() -> None:

@@ -74,7 +74,7 @@ def predicted_alignments(
     The switch sets alpha_A to 1; the l1 step is taken to keep it there.
     """
     options = optimizer.options
-    size, factor = optimizer.hyperparameters["step_size"], options.attention_factor
+    size, factor = optimizer.hyperparameters["lr"], options.attention_factor
     before, after = settings.boosting_steps, settings.iterations - settings.boosting_steps
     if options.start == "scratch":
         return population_path(problem, np.full(settings.iterations, size), (options.pretrained, 0.0), factor)

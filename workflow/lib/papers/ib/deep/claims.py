@@ -20,7 +20,7 @@ FIGURES = {"fig1": "bert_mnli", "fig4": "bert_civil_comments", "fig6": "vit_mnis
 
 # What the paper's rows of settings say (docs/papers/ib.md, section 5.3), and the ViT's besides. The numbers stand in
 # the YAML alone, tagged `paper`.
-ROW = ("batch_size", "sgd.step_size", "sngd.step_size", "sngd.eta_max", "sps.eta_max", "adam.step_size")
+ROW = ("batch_size", "sgd.lr", "sngd.lr", "sngd.eta_max", "sps.eta_max", "adam.lr")
 SHAPE = ("patch", "depth", "heads", "mlp")
 
 

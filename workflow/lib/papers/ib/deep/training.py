@@ -170,7 +170,7 @@ class _Training:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         group = self.optimizer.param_groups[0]
-        size = next(group[key] for key in ("step_size_taken", "lr", "step_size") if key in group)
+        size = next(group[key] for key in ("step_size_taken", "lr") if key in group)
         record = torch.stack(
             [torch.as_tensor(x, device=self.device, dtype=torch.float32).detach() for x in (loss, norm, size)]
         )

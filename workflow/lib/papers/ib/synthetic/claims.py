@@ -91,7 +91,7 @@ def _norm_per_fold(experiment: str, metrics: Metrics, experiments: Experiments) 
 
 def _ngd_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     slopes = rates.exponential(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
-    step_size = experiments[experiment].optimizers["ngd"].hyperparameters["step_size"]
+    step_size = experiments[experiment].optimizers["ngd"].hyperparameters["lr"]
     return slopes * metrics.value(experiment, "margin_norm") / step_size
 
 

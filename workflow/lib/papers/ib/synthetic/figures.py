@@ -399,7 +399,7 @@ def _exponential_laws(panels: _Panels, ax: Axes, title: str, experiment: Experim
     panel = f"{experiment.name}: exponential"
     margin_norm = panels.metrics.value(experiment.name, "margin_norm").mean()
     predicted = {
-        "ngd": experiment.optimizer("ngd").hyperparameters["step_size"] / margin_norm,
+        "ngd": experiment.optimizer("ngd").hyperparameters["lr"] / margin_norm,
         "polyak": 1 / experiment.optimizer("polyak").hyperparameters["factor"],
     }
     measured = {}

@@ -71,7 +71,7 @@ class _Course:
     def curve(self, metric: str, index: Index = "") -> tuple[np.ndarray, np.ndarray]:
         """Times and values of a metric."""
         curve = self.metrics.curve(self.experiment, metric, self.optimizer.label, index)
-        return curve.steps * self.optimizer.hyperparameters["step_size"], curve.values[0]
+        return curve.steps * self.optimizer.hyperparameters["lr"], curve.values[0]
 
     def at(self, metric: str, index: Index, time: float) -> float:
         """The value of a metric at some time."""

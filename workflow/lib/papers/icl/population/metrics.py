@@ -35,7 +35,7 @@ def measure(
 
 def finest(experiment: Experiment[Population, PopulationOptions]) -> Optimizer[PopulationOptions]:
     """The optimizer with the smallest step size, for what happens at the very start."""
-    return min(experiment.optimizers.values(), key=lambda optimizer: optimizer.hyperparameters["step_size"])
+    return min(experiment.optimizers.values(), key=lambda optimizer: optimizer.hyperparameters["lr"])
 
 
 def _measure_run(
@@ -44,7 +44,7 @@ def _measure_run(
     trace = Trace(run.seeds)
     trace.update(run.trace)
     steps = run.parameters["steps"][0]
-    times = steps * optimizer.hyperparameters["step_size"]
+    times = steps * optimizer.hyperparameters["lr"]
     arrays = data[run.seeds[0]]  # nothing is random: the columns of all seeds are the same
     for place, count in enumerate(arrays["feature_count"].tolist()):
         index = QUERIES[place % len(QUERIES)], count

@@ -214,4 +214,4 @@ def _trap_facts(metrics: Metrics, dense: Runs, axes: Runs) -> dict[str, Any]:
 
 
 def _step_size(experiment: Runs, optimizer: str) -> float:
-    return float(experiment.optimizer(optimizer).hyperparameters["step_size"])
+    return float(experiment.optimizer(optimizer).hyperparameters["lr"])

@@ -1,0 +1,48 @@
+"""An optimizer as a user would bring it: the textbook heavy ball, which knows nothing of this library."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.heavy_ball_helper import kept
+
+
+class HeavyBall(torch.optim.Optimizer):
+    """x <- x - lr g + momentum (x - x_previous)."""
+
+    def __init__(self, params, lr: float, momentum=0.9):
+        if lr <= 0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                previous = self.state[p].get("previous", p.clone())
+                self.state[p]["previous"] = p.clone()
+                p.add_(kept(p - previous, group["momentum"]) - group["lr"] * p.grad)
+        return loss
+
+
+class Demanding(HeavyBall):
+    """Asks for what no default gives, and has no word on the type of some."""
+
+    def __init__(self, params, lr: float, *, warmup: int, power=1, name: str = "x", anything=None):
+        super().__init__(params, lr)
+
+
+class WithoutLr(HeavyBall):
+    """Has no step size to set."""
+
+    def __init__(self, params):
+        super().__init__(params, 0.1)
+
+
+NotAnOptimizer = dict

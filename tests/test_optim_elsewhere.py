@@ -1,0 +1,228 @@
+"""Rules from elsewhere (torch's own, a user's) and rooms that refuse one: all while planning, none in a job."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, environment, job_counts, snakemake, stage
+from workflow.lib import optim, rooms
+from workflow.lib.contract import Job
+from workflow.lib.errors import UserError
+from workflow.lib.papers.ntp.data import generate
+from workflow.lib.papers.ntp.settings import RandomSentences
+from workflow.lib.papers.ntp.training import train
+from workflow.lib.plan import matrix
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.schema import paper_schema
+from workflow.lib.rooms import load_paper
+from workflow.lib.settings import Options
+from workflow.lib.sources import modules
+
+HEAVY = "tests.heavy_ball.HeavyBall"
+WHERE = "ntp.experiments.two_stage.optimizers.mine"
+
+
+def planned(entry: dict[str, Any], **settings: Any) -> Experiment:
+    changes = {"settings": settings, "optimizers": {"mine": entry}}
+    return load_paper("ntp", {"experiments": {"two_stage": changes}}).experiment("two_stage")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"rule": "ngdd"}, ["unknown optimizer 'ngdd'", "Did you mean 'ngd'", "dotted path"]),
+        ({"rule": "torch.optim.AdmW"}, ["unknown optimizer 'AdmW'", "Did you mean 'AdamW'"]),
+        ({"rule": "torch.optm.Adam"}, ["torch.optm.Adam: cannot import torch.optm", "No module named 'torch.optm'"]),
+        ({"rule": "no_such_package.Mine"}, ["cannot import no_such_package from", str(Path.cwd())]),
+        ({"rule": "tests.heavy_ball.NotAnOptimizer"}, ["expected a subclass of torch.optim.Optimizer", "dict"]),
+        ({"rule": "torch.optim.Optimizer"}, ["expected a subclass of torch.optim.Optimizer"]),
+        ({"rule": "my-package.Mine"}, ["expected a dotted path", "my-package.Mine"]),
+        ({"rule": "torch.optim.AdamW", "lr_": 0.1}, ["unknown hyper-parameter 'lr_'", "Did you mean 'lr'"]),
+        ({"rule": "torch.optim.AdamW", "capturable": True}, ["unknown hyper-parameter 'capturable'"]),
+        ({"rule": "torch.optim.AdamW", "lr": "fast"}, ["mine.lr: ", "'fast'"]),
+        ({"rule": "torch.optim.AdamW", "lr": -1}, ["torch.optim.AdamW refuses", "Invalid learning rate: -1.0"]),
+        ({"rule": "torch.optim.AdamW", "betas": [0.9]}, ["mine.betas"]),
+        ({"rule": "torch.optim.AdamW", "betas": [0.9, 2]}, ["Invalid beta parameter at index 1: 2.0"]),
+        ({"rule": HEAVY}, ["mine.lr: is missing"]),
+        ({"rule": HEAVY, "lr": -1}, [f"{HEAVY} refuses", "Invalid learning rate: -1.0"]),
+        ({"rule": HEAVY, "lr": 0.1, "momentum": "much"}, ["mine.momentum: ", "'much'"]),
+        ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1}, ["mine.warmup: is missing"]),
+        ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1, "warmup": 2.5}, ["mine.warmup", "whole number", "2.5"]),
+        ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1, "warmup": 2, "name": 3}, ["mine.name"]),
+    ],
+)
+def test_a_mistake_is_told_while_planning(entry: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(entry)
+    for word in [WHERE, *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_values_are_read() -> None:
+    found = planned({"rule": "torch.optim.AdamW", "lr": "1e-3", "betas": [0.8, 0.9], "lr_kq": 0.1}).optimizer("mine")
+    assert (found.hyperparameters["lr"], found.hyperparameters["betas"]) == (1e-3, (0.8, 0.9))
+    assert found.hyperparameters["weight_decay"] == 0.01
+    assert found.options.lr_kq == 0.1
+    demanding = {"rule": "tests.heavy_ball.Demanding", "lr": 1, "warmup": 2, "power": 0.5, "anything": [1, "a"]}
+    values = Optimizer.read("mine", demanding, Options, "x").hyperparameters
+    assert values == {"lr": 1.0, "warmup": 2, "power": 0.5, "name": "x", "anything": [1, "a"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere\n", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("def broken(:\n", "SyntaxError"),
+        ("raise SystemExit(3)\n", "SystemExit"),
+    ],
+)
+def test_a_user_s_file_that_does_not_load_is_one_message(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    code = (
+        "from workflow.lib.plan.model import Optimizer; from workflow.lib.settings import Options\n"
+        "Optimizer.read('a', {'rule': 'mine.Mine'}, Options, 'here')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(ROOT)
+    )
+    assert f"UserError: here: mine.Mine: cannot import mine from {tmp_path}" in done.stderr
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_user_s_file_takes_no_installed_package_s_place(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('the wrong one')")
+    (tmp_path / "mine.py").write_text("import torch, yaml\nclass Mine(torch.optim.SGD): pass\n")
+    code = "from workflow.lib import optim; print(optim.optimizer_class('mine.Mine').__name__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(ROOT)
+    )
+    assert done.stdout.strip() == "Mine", done.stderr
+
+
+@pytest.mark.parametrize("rule", [*optim.names(), *matrix.ELSEWHERE, HEAVY])
+def test_every_rule_runs_in_ntp(rule: str) -> None:
+    """All of them with stacked runs, and each run as if alone."""
+    base = planned({"rule": "ngd", "lr": 0.1}, steps_ov=6, steps_kq=6)
+    of = base.model_copy(update={"optimizers": {"mine": matrix.example(base, rule)}})
+    optimizer = of.optimizer("mine")
+    data = {seed: generate(of, of.seed(seed)) for seed in (0, 1)}
+    together = train(of, optimizer, data, Job()).trace
+    assert together["loss"].values[0, -1] < together["loss"].values[0, 0]
+    for i, seed in enumerate(data):
+        alone = train(of, optimizer, {seed: data[seed]}, Job()).trace
+        for metric in ("loss_ov", "loss", "norm_kq"):
+            np.testing.assert_allclose(alone[metric].values[0], together[metric].values[i], rtol=1e-9)
+
+
+def test_stage_two_has_a_step_size_of_its_own_or_the_first_one_s() -> None:
+    data = {0: generate(of := planned({"rule": HEAVY, "lr": 0.1}, steps_ov=3, steps_kq=3), of.seed(0))}
+    same = train(of, of.optimizer("mine"), data, Job()).trace["norm_kq"].values
+    own = planned({"rule": HEAVY, "lr": 0.1, "lr_kq": 0.2}, steps_ov=3, steps_kq=3)
+    assert (train(own, own.optimizer("mine"), data, Job()).trace["norm_kq"].values[0, 1:] != same[0, 1:]).all()
+
+
+# ---- rooms say how they carry a rule ----
+
+
+def test_a_room_s_refusal_is_told_while_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def route(self: RandomSentences, optimizer: Optimizer) -> str:
+        if not optimizer.traits.rotations:
+            raise UserError(f"{optimizer.rule} does not commute with rotations")
+        return "fast" if optimizer.traits.entrywise else "plain"
+
+    entry = {"rule": "sgd", "lr": 0.1}
+    experiment = planned(entry)
+    monkeypatch.setattr(RandomSentences, "route", route)
+    with pytest.raises(UserError, match=f"{WHERE}: adam does not commute with rotations"):
+        planned({"rule": "adam", "lr": 0.1})
+    assert [matrix.route(experiment, rule) for rule in ("gd", "ngd")] == ["fast", "plain"]
+    assert matrix.route(experiment, "adam") == "refused: adam does not commute with rotations"
+    table = matrix.markdown([load_paper("ntp")]).splitlines()
+    assert table[0] == "| rule | ntp random_sentences | ntp strings |"
+    assert table[2] == "| `adam` | refused: adam does not commute with rotations | fast |"
+
+
+def test_an_option_that_a_rule_cannot_have_is_refused() -> None:
+    with pytest.raises(UserError, match=f"{WHERE}: lr_kq: the rule .* has no lr"):
+        planned({"rule": "tests.heavy_ball.WithoutLr", "lr_kq": 0.1})
+
+
+def test_the_matrix_is_a_command() -> None:
+    done = stage("matrix", "--papers", "ntp")
+    assert done.returncode == 0, done.stderr
+    assert "| `torch.optim.LBFGS` | fast | fast |" in done.stdout
+
+
+def test_the_schema_takes_a_dotted_path_with_its_own_hyperparameters() -> None:
+    schema = paper_schema(rooms.room("ntp"))
+    check = schema["properties"]["experiments"]["additionalProperties"]["properties"]["optimizers"]
+    jsonschema.validate({"mine": {"rule": "torch.optim.RMSprop", "alpha": 0.9}, "ngd": {"lr": 0.1}}, check)
+    for wrong in ({"rule": "ngd", "alpha": 0.9}, {"rule": "ngdd"}, {"alpha": 0.9}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"mine": wrong}, check)
+
+
+# ---- an edit reruns ----
+
+
+def test_the_files_behind_a_user_s_rule() -> None:
+    found = {path.relative_to(ROOT).as_posix() for path in modules(*optim.files(HEAVY))}
+    assert found == {"tests/__init__.py", "tests/heavy_ball.py", "tests/heavy_ball_helper.py"}
+    assert optim.files("torch.optim.AdamW") == ()
+    assert [path.name for path in optim.files("ngd")] == ["ngd.py"]
+
+
+MINE = """
+import torch
+from .helper import FACTOR
+
+class Mine(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=FACTOR * group["lr"])
+        return loss
+"""
+
+
+def test_a_user_s_optimizer_runs_from_their_own_folder_and_an_edit_reruns_it(tmp_path: Path) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("FACTOR = 1\n")
+    (package / "my_module.py").write_text(MINE)
+    overlay = textwrap.dedent("""
+        papers: [ntp]
+        ntp: {experiments: {two_stage: {optimizers: {
+            mine: {rule: my_package.my_module.Mine, lr: 0.1},
+            rmsprop: {rule: torch.optim.RMSprop, lr: 0.01}}}}}
+    """)
+    (tmp_path / "mine.yaml").write_text(overlay)
+    quick = ("--configfile", str(ROOT / "tests" / "quick.yaml"), str(tmp_path / "mine.yaml"))
+    target = "results/ntp/figures/fig2.pdf"
+    snakemake(tmp_path, "--cores", "1", *quick, "--", target)
+    assert (tmp_path / target).is_file()
+    again = snakemake(tmp_path, "-n", *quick, "--", target)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    for name in ("helper.py", "my_module.py"):
+        text = (package / name).read_text()
+        (package / name).write_text(text + "# edited\n")
+        edited = snakemake(tmp_path, "-n", *quick, "--", target)
+        assert job_counts(edited.stdout + edited.stderr) == {"train": 1, "measure": 1, "draw": 1}
+        (package / name).write_text(text)

@@ -1,0 +1,47 @@
+"""What the README prints works as printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from tests.conftest import ROOT, snakemake
+from workflow.lib.plan.reading import read_yaml
+from workflow.lib.rooms import make_plan
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    """The block of the README whose first line is a comment with a file's name."""
+    fenced = re.search(rf"```\w+\n(# {re.escape(name)}\n.*?)```", README, re.DOTALL)
+    if fenced:
+        return fenced[1]
+    start = README.index(f"    # {name}\n")
+    lines = re.match(r"(?:    .*\n|\n(?=    ))+", README[start:])
+    assert lines is not None
+    return re.sub(r"^    ", "", lines[0], flags=re.MULTILINE)
+
+
+def test_an_optimizer_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
+    """From the text of the README to a drawn figure: two files, one command."""
+    for name in ("my_optimizers.py", "heavy_ball.yaml"):
+        (tmp_path / name).write_text(block(name))
+    command = re.search(r"^    snakemake (.*heavy_ball\.yaml)$", README, re.MULTILINE)
+    assert command is not None
+    snakemake(tmp_path, *command[1].replace("--cores 4", "--cores 2").split())
+    drawn = pd.read_csv(tmp_path / "results/ntp/figures/fig2.csv")
+    assert {"ngd", "heavy_ball"} <= set(drawn["series"])
+    assert "my_optimizers.HeavyBall" in (tmp_path / "results/ntp/figures/fig2.rst").read_text()
+
+
+def test_the_overlay_is_a_plan() -> None:
+    text = block("mine.yaml").split("\nsnakemake")[0]
+    plan = make_plan({**read_yaml(ROOT / "config" / "config.yaml"), **yaml.safe_load(text)})
+    paper = plan.paper("ntp")
+    assert "long_run" not in paper.experiments
+    assert paper.figure("extra_wide").experiments == ("wide",)
+    assert paper.experiment("two_stage").optimizer("ngd").given["lr"].source == "user"

@@ -166,7 +166,7 @@ def test_what_a_run_records(rule: str) -> None:
     assert found.trace["batches_per_epoch"].values.tolist() == [[3.0], [3.0]]
     assert np.isfinite(found.trace["attention"].values).all()
     assert "diverged_at" not in found.trace
-    size, norm = (found.trace[name].values for name in ("lr", "gradient_norm"))
+    size, norm = (found.trace[name].values for name in ("step_size", "gradient_norm"))
     if rule == "sngd":
         np.testing.assert_allclose(size, np.minimum(0.01 / norm, 0.1), rtol=1e-4)
     elif rule == "sps":

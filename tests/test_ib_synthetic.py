@@ -463,6 +463,14 @@ def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, 
         assert ax.get_title(loc="left").startswith("(")
 
 
+def test_rates_have_a_row_for_each_experiment(short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
+    metrics, experiments = short_paper
+    for names in (["antipodal"], ["antipodal", "orthogonal"]):
+        drawing = FIGURES["extra_rates"](metrics, *(experiments[name] for name in names))
+        assert len(drawing.figure.axes) == 3 * len(names)
+        assert list(drawing.facts["measured"]) == names
+
+
 def test_every_claim_has_its_measure() -> None:
     synthetic = {name for name in rooms.load_paper("ib").claims if name in CLAIMS}
     assert synthetic == set(CLAIMS)

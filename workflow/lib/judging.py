@@ -63,7 +63,16 @@ def verdict(values: object, low: float | None, high: float | None, share: float 
 
 
 class _Planned(dict[str, Experiment]):
-    """Experiments by name, of which a user may have left some out."""
+    """Experiments by name, of which a user may have left some out; what is looked at counts as used."""
+
+    def __init__(self, experiments: Mapping[str, Experiment], metrics: Metrics) -> None:
+        super().__init__(experiments)
+        self._metrics = metrics
+
+    def __getitem__(self, name: str) -> Experiment:
+        found: Experiment = super().__getitem__(name)
+        self._metrics.used |= {(name, label) for label in found.optimizers}
+        return found
 
     def __missing__(self, name: str) -> Experiment:
         raise NotRecordedError(unknown("experiment", name, self))
@@ -74,7 +83,9 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
     metrics.used.clear()
     measured, told, reason = math.nan, "not measured", ""
     try:
-        measured, good = verdict(measure(metrics, _Planned(paper.experiments)), claim.low, claim.high, claim.share)
+        measured, good = verdict(
+            measure(metrics, _Planned(paper.experiments, metrics)), claim.low, claim.high, claim.share
+        )
         told = "holds" if good else "fails"
     except NotRecordedError as error:  # shortened runs, or an experiment that was left out
         reason = str(error)

@@ -72,7 +72,8 @@ class Setting(_Model):
     @classmethod
     def read(cls, found: Any, where: str) -> Setting:
         """A setting from `{value, source, where}` or from a bare value, which is the user's."""
-        return checked(cls, found if isinstance(found, Mapping) else {"value": found}, where)
+        told = isinstance(found, Mapping) and bool({"value", "source", "where"} & set(found))
+        return checked(cls, found if told else {"value": found}, where)
 
     def bare(self) -> Any:
         """The value alone, in a form that `read` takes."""

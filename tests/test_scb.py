@@ -17,8 +17,9 @@ import torch
 from tests.conftest import ROOT, environment
 from tests.reference import scb as plain
 from workflow.lib import optim, rooms
-from workflow.lib.contract import Job
+from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
+from workflow.lib.files import Arrays
 from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import checks, kernels, problem
 from workflow.lib.papers.scb.data import draw_problem, generate
@@ -30,7 +31,8 @@ from workflow.lib.papers.scb.training import train
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import DATA, Metrics, NotRecordedError
 
-SMALL = {"positions": 60, "iterations": 30, "boosting_steps": 10, "boosting_step_size": 0.1, "record_every": 1}
+FAST = {"boosting": {"lr": 0.1}}
+SMALL = {"positions": 60, "iterations": 30, "boosting_steps": 10, "record_every": 1}
 
 
 def experiment(
@@ -39,6 +41,18 @@ def experiment(
     """A shipped experiment with some values replaced."""
     changes = {"settings": settings, "optimizers": optimizers or {}}
     return rooms.load_paper("scb", {"experiments": {name: changes}}).experiment(name)
+
+
+def runs(e: Experiment[Bigram, RunOptions], data: Mapping[int, Arrays], *labels: str) -> dict[str, Run]:
+    """The runs of some optimizers (all when none is named), and of those that they go on from."""
+    made: dict[str, Run] = {}
+    for label in labels or e.optimizers:
+        for name in (*e.before(label), label):
+            if name not in made:
+                start = e.optimizers[name].start_from
+                job = Job(start=made[start].parameters if start else None)
+                made[name] = train(e, e.optimizers[name], data, job)
+    return made
 
 
 def columns(rows: np.ndarray) -> np.ndarray:
@@ -300,26 +314,27 @@ def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("label", "penalty"), [("prox", 0.3), ("sgd_large", 0.0)])
 def test_trajectories_equal_the_direct_transcription(label: str, penalty: float) -> None:
-    """100 steps on the same batches, boosting and switch included."""
-    settings = {"positions": 100, "iterations": 100, "boosting_steps": 40, "boosting_step_size": 0.1, "record_every": 1}
-    optimizers = {label: {"lr": 0.02, "penalty": penalty}}
+    """140 steps on the same batches, boosting and switch included."""
+    settings = {"positions": 100, "iterations": 140, "boosting_steps": 80, "record_every": 1}
+    optimizers = {**FAST, label: {"lr": 0.02, "penalty": penalty}}
     e = experiment(optimizers=optimizers, **settings)
     data = {number: generate(e, e.seed(number)) for number in (0, 1)}
-    run = train(e, e.optimizers[label], data, Job())
+    made = runs(e, data, label)
+    run, trace = made[label], measure(e, data, made)[label]
     for row, number in enumerate(data):
         p = Problem.stacked([data[number]], 100).one(0)
         streams = [Batches(p, 64, e.seed(number), purpose) for purpose in ("boosting batches", "batches")]
         states = [(columns(p.uniform), columns(p.memoryless))]
-        states += plain.descend((streams[0].draw() for _ in range(40)), *states[0], p.stationary, 0.1, 0)
+        states += plain.descend((streams[0].draw() for _ in range(80)), *states[0], p.stationary, 0.1, 0)
         start = (plain.switch(states[-1][0], 4.5), states[-1][1])
         assert (start[0] != 0).sum(axis=0).min() < 10, "the switch found nothing: this test would miss its point"
         states += plain.descend((streams[1].draw() for _ in range(60)), *start, p.stationary, 0.02, penalty)
         np.testing.assert_allclose(run.parameters["attention"][row], columns(states[-1][0]), atol=1e-9)
         np.testing.assert_allclose(run.parameters["value"][row], columns(states[-1][1]), atol=1e-9)
         expected = [p.squared_distance(columns(V), p.transition) for _, V in states]
-        np.testing.assert_allclose(run.trace["value_distance"].values[row], expected, rtol=1e-6)
+        np.testing.assert_allclose(trace["value_distance"].values[row], expected, rtol=1e-6)
         expected = [p.squared_distance(columns(A), p.attention) for A, _ in states]
-        np.testing.assert_allclose(run.trace["attention_distance"].values[row], expected, rtol=1e-6)
+        np.testing.assert_allclose(trace["attention_distance"].values[row], expected, rtol=1e-6)
 
 
 def test_any_torch_optimizer_runs_and_agrees_where_it_is_the_same_rule() -> None:
@@ -361,9 +376,9 @@ def test_softmax_attention_follows_autograd() -> None:
 def test_seeds_train_as_if_alone() -> None:
     e = experiment(**SMALL)
     data = {number: generate(e, e.seed(number)) for number in range(3)}
-    together = train(e, e.optimizers["prox"], data, Job())
+    together = runs(e, data, "prox")["prox"]
     for row, number in enumerate(data):
-        alone = train(e, e.optimizers["prox"], {number: data[number]}, Job())
+        alone = runs(e, {number: data[number]}, "prox")["prox"]
         for name in together.parameters:
             np.testing.assert_array_equal(together.parameters[name][row], alone.parameters[name][0])
         for (metric, index), curve in alone.trace.items():
@@ -373,12 +388,12 @@ def test_seeds_train_as_if_alone() -> None:
 def test_all_runs_share_boosting_and_start_as_computed() -> None:
     e = experiment(**SMALL)
     data = {0: generate(e, e.seed(0))}
-    measured = measure(e, data, {label: train(e, o, data, Job()) for label, o in e.optimizers.items()})
+    measured = measure(e, data, runs(e, data))
     for label, o in e.optimizers.items():
         trace = measured[label]
         np.testing.assert_allclose(trace["value_distance"].at(0), measured[DATA]["k_p"].final(), atol=1e-12)
         np.testing.assert_allclose(trace["attention_distance"].at(0), measured[DATA]["k_q"].final(), atol=1e-12)
-        np.testing.assert_array_equal(trace["loss"].steps, np.arange(31))
+        np.testing.assert_array_equal(trace["loss"].steps, np.arange(11 if o.options.boosting else 31))
         if o.rule == "preconditioned_prox":
             assert trace["drift"].values.max() < 1e-12
             for metric in ("loss", "value_distance"):
@@ -392,11 +407,10 @@ def test_without_noise_the_alignments_follow_the_population_path() -> None:
         "batch_size": 200_000,
         "iterations": 60,
         "boosting_steps": 30,
-        "boosting_step_size": 0.2,
     }
-    e = experiment(optimizers={"no_switch": {"lr": 0.2}}, **settings)
+    e = experiment(optimizers={label: {"lr": 0.2} for label in ("boosting", "no_switch")}, **settings)
     data = {0: generate(e, e.seed(0))}
-    measured = measure(e, data, {"no_switch": train(e, e.optimizers["no_switch"], data, Job())})["no_switch"]
+    measured = measure(e, data, runs(e, data, "no_switch"))["no_switch"]
     for metric in ("value_alignment", "attention_alignment"):
         found, expected = measured[metric].values, measured[f"{metric}_population"].values
         assert expected[0, -1] > 0.05
@@ -407,7 +421,7 @@ def test_rounding_fixes_the_attention_and_value_goes_on() -> None:
     settings = {**SMALL, "rounding_steps": 10}
     e = experiment(optimizers={"prox": {"rounding": True}}, **settings)
     data = {0: generate(e, e.seed(0))}
-    run = train(e, e.optimizers["prox"], data, Job())
+    run = runs(e, data, "prox")["prox"]
     attention = run.trace["attention_distance"].values[0]
     assert len(set(attention[-10:])) == 1
     assert len(set(run.trace["value_distance"].values[0, -10:])) == 10
@@ -432,8 +446,17 @@ def test_a_diverging_run_is_recorded_at_its_step() -> None:
         values = run.trace["value_distance"].values[row]
         assert np.isfinite(values[:step]).all()
         assert np.isnan(values[step:]).all()
-    assert "diverged_at" not in train(e, e.optimizers["prox"], data, Job()).trace
-    measure(e, data, {"raw_large": run, "prox": train(e, e.optimizers["prox"], data, Job())})
+    made = {**runs(e, data, "prox"), "raw_large": run}
+    assert "diverged_at" not in made["prox"].trace
+    measure(e, data, made)
+
+
+def test_where_the_start_diverged_so_did_what_goes_on_from_it() -> None:
+    e = experiment(optimizers={"boosting": {"lr": 1e6}}, **SMALL)
+    data = {number: generate(e, e.seed(number)) for number in (0, 1)}
+    measured = measure(e, data, runs(e, data, "prox"))
+    assert (measured["prox"]["diverged_at"].final() < 10).all()
+    assert np.isnan(measured["prox"]["value_distance"].final()).all()
 
 
 def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
@@ -443,7 +466,7 @@ def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
         few |= {"boosting_steps": 0} if name == "transfer" else {}
         experiments[name] = e = experiment(name, **few, **({"samples": 1000} if name == "checks" else {}))
         data = {number: generate(e, e.seed(number)) for number in (0, 1)}
-        tables[name] = measure(e, data, {label: train(e, o, data, Job()) for label, o in e.optimizers.items()})
+        tables[name] = measure(e, data, runs(e, data))
     metrics = Metrics(tables)
     assert metrics.value("main", "support_exact", "prox").sum() == 0
     for name, draw in rooms.figures("scb").items():
@@ -463,12 +486,11 @@ def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
     """Peak resident memory of a training process at the full size; the number of iterations does not matter."""
     code = f"""
 from pathlib import Path
-from workflow.lib.contract import Job
-from tests.test_scb import experiment
+from workflow.lib.contract import Job, Run
+from tests.test_scb import experiment, runs
 from workflow.lib.papers.scb.data import generate
-from workflow.lib.papers.scb.training import train
 e = experiment(iterations=30, boosting_steps=10)
-train(e, e.optimizers["{label}"], {{n: generate(e, e.seed(n)) for n in range(5)}}, Job())
+runs(e, {{n: generate(e, e.seed(n)) for n in range(5)}}, "{label}")
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
     # Not getrusage: a child's ru_maxrss begins at its parent's size.
@@ -516,10 +538,14 @@ def test_bad_settings_are_refused_by_name(changes: Mapping[str, Any], message: s
         ({"penalty": "lots"}, "prox.penalty: expected a number, found the text 'lots'"),
         ({"penalty": float("nan")}, r"prox.penalty: .*greater than or equal to 0; found nan"),
         ({"lr": 0}, r"prox.lr: .*greater than 0"),
-        ({"start": "warm"}, "prox.start: .*'switched', 'boosted' or 'scratch'; found 'warm'"),
-        ({"pretrained": 0.3}, "pretrained: only a run from scratch has it; found start 'switched'"),
-        ({"attention": "softmax"}, "attention: softmax starts from scratch; found start 'switched'"),
-        ({"attention": "softmax", "start": "scratch", "rounding": True}, "rounding: only linear attention"),
+        ({"start_from": "bosting"}, "prox.start_from: unknown optimizer 'bosting'.* Did you mean 'boosting'"),
+        ({"start_from": "prox"}, "prox.start_from: .* found the circle prox <- prox"),
+        ({"start_from": "sgd_large"}, "prox.start_from: expected runs with `boosting`; those of 'sgd_large' go on"),
+        ({"start_from": 3}, "prox.start_from: expected the label of another entry; found 3"),
+        ({"pretrained": 0.3}, "prox.start_from: a run that goes on from another one has no 'pretrained' of its own"),
+        ({"attention": "softmax"}, "prox.start_from: softmax attention starts from scratch"),
+        ({"boosting": True}, "boosting: these runs end before the switch"),
+        ({"attention": "softmax", "rounding": True}, "rounding: only linear attention"),
         ({"lambda": 0.3}, "unknown hyper-parameter 'lambda'"),
     ],
 )

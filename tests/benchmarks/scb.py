@@ -47,7 +47,7 @@ def direct(experiment: Runs, label: str, boosting: int, after: int) -> None:
     mu = problem.stationary
     A, V = problem.uniform.T.copy(), problem.memoryless.T.copy()
     batches = sampled(experiment, problem, "boosting batches", boosting)
-    A, V = plain.descend(batches, A, V, mu, settings.boosting_step_size, 0)[-1]
+    A, V = plain.descend(batches, A, V, mu, experiment.optimizers["boosting"].hyperparameters["lr"], 0)[-1]
     A = plain.switch(A, settings.switch_deviations)
     batches = sampled(experiment, problem, "batches", after)
     plain.descend(batches, A, V, mu, hyperparameters["lr"], hyperparameters["penalty"])
@@ -62,8 +62,9 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
 
     def fast(*labels: str) -> None:
         data = {0: generate(experiment, experiment.seed(0))}
+        start = train(experiment, experiment.optimizers["boosting"], data, Job()).parameters
         for label in labels:
-            train(experiment, experiment.optimizers[label], data, Job())
+            train(experiment, experiment.optimizers[label], data, Job(start=start))
 
     fast(*CURVES)  # compiles
     yield Benchmark(

@@ -54,7 +54,13 @@ def _train(options: argparse.Namespace) -> None:
     _use_threads(options.threads)
     startup.begin_training()  # before the plan is read, which builds a rule from elsewhere to check it
     stages.train(
-        _experiment(options), options.optimizer, options.data, options.trace, options.parameters, options.device
+        _experiment(options),
+        options.optimizer,
+        options.data,
+        options.trace,
+        options.parameters,
+        options.device,
+        options.start,
     )
 
 
@@ -171,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     real_data(trained)
     trained.add_argument("--optimizer", required=True, help="label under 'optimizers' of the experiment")
     trained.add_argument("--data", type=Path, required=True, metavar="NPZ", help="data of the block")
+    trained.add_argument(
+        "--start", type=Path, nargs="?", metavar="SAFETENSORS", help="of the block's runs that these go on from"
+    )
     trained.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="default: cpu")
     trained.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
     trained.add_argument("--trace", type=Path, required=True, metavar="PARQUET", help="table to write")

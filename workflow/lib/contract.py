@@ -38,11 +38,14 @@ class Job:
     """Where a training job runs.
 
     `device` is cpu, cuda or auto; `checkpoint` is a file that a long training may keep its state in, to go on
-    after a kill; the stage removes it once the results are written.
+    after a kill; the stage removes it once the results are written. `start` holds the final parameters of the runs
+    that these go on from (`Optimizer.start_from`), their leading dimension the seeds of the job; None where they start
+    on their own.
     """
 
     device: str = "cpu"
     checkpoint: Path | None = None
+    start: Arrays | None = None
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from workflow.lib.errors import UserError
+
 if TYPE_CHECKING:
     from workflow.lib.plan.model import Optimizer
 
@@ -75,6 +77,16 @@ class Settings(BaseModel):
     def downloads(self) -> tuple[str, ...]:
         """The real data sets (of workflow.lib.datasets) that these settings read."""
         return ()
+
+    def check_start(self, optimizer: Optimizer, start: Optimizer) -> None:
+        """Refuse, while planning, that an optimizer's runs go on from the end of another's (`start_from`).
+
+        A kind of experiment whose training uses `Job.start` says here what it can go on from.
+
+        Raises:
+            UserError: with the reason; the plan adds the entry's name.
+        """
+        raise UserError("in experiments of this kind all runs start on their own")
 
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""

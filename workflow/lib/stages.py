@@ -21,15 +21,35 @@ def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
 
 
 def train(
-    experiment: Experiment, optimizer: str, data: Path, trace: Path, parameters: Path, device: str = "cpu"
+    experiment: Experiment,
+    optimizer: str,
+    data: Path,
+    trace: Path,
+    parameters: Path,
+    device: str = "cpu",
+    start: Path | None = None,
 ) -> None:
-    """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots."""
+    """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots.
+
+    Args:
+        experiment: the optimizer's.
+        optimizer: its label.
+        data: the data of the block.
+        trace: the table to write.
+        parameters: the file to write.
+        device: cpu, cuda or auto.
+        start: the parameters of the same block's runs that these go on from, where they do.
+    """
     from workflow.lib.tables import write_traces
 
+    entry = experiment.optimizer(optimizer)
+    if (entry.start_from is None) != (start is None):
+        wanted = f"the parameters of {entry.start_from!r}" if entry.start_from else "nothing"
+        raise UserError(f"--start: runs of {optimizer!r} start from {wanted}; found {start or 'nothing'}")
     checkpoint = parameters.with_suffix(".checkpoint")
-    job = Job(device=device, checkpoint=checkpoint)
+    job = Job(device=device, checkpoint=checkpoint, start=None if start is None else read_parameters(start))
     startup.begin_training()
-    run = rooms.train(experiment)(experiment, experiment.optimizer(optimizer), read_arrays(data), job)
+    run = rooms.train(experiment)(experiment, entry, read_arrays(data), job)
     write_parameters(parameters, run.parameters)
     write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace})
     checkpoint.unlink(missing_ok=True)

@@ -83,6 +83,16 @@ def experiment_runs(wildcards):
     ]
 
 
+def started_from(wildcards):
+    """The parameters of the runs that a block of runs goes on from, or none."""
+    with exit_on_user_error():
+        before = planned(wildcards).before(wildcards.optimizer)
+    return [
+        f"results/{wildcards.paper}/runs/{wildcards.experiment}/{label}/{wildcards.seeds}.safetensors"
+        for label in before[-1:]
+    ]
+
+
 def metric_tables(wildcards):
     """The metric tables of the experiments that a figure draws, or of all where no figure is named."""
     with exit_on_user_error():

@@ -5,6 +5,7 @@ rule train:
     input:
         datasets=experiment_datasets,
         data=rules.generate.output.data,
+        start=started_from,
     output:
         trace="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.parquet",
         parameters="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.safetensors",
@@ -32,6 +33,7 @@ rule train:
         " --plan {params.plan:q}"
         " --datasets {input.datasets:q}"
         " --data {input.data:q}"
+        " --start {input.start:q}"
         " --device {params.device}"
         " --threads {threads}"
         " --trace {output.trace:q}"

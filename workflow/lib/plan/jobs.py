@@ -24,8 +24,8 @@ def for_data(experiment: Experiment) -> dict[str, Any]:
 
 
 def for_run(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What one optimizer's runs depend on."""
-    return {"experiments": {experiment.name: _bare(experiment, [experiment.optimizer(label).label])}}
+    """What one optimizer's runs depend on: its entry, and those of the runs that they go on from."""
+    return {"experiments": {experiment.name: _bare(experiment, [*experiment.before(label), label])}}
 
 
 def for_metrics(experiment: Experiment) -> dict[str, Any]:

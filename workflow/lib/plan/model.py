@@ -81,10 +81,14 @@ class Setting(_Model):
 
 
 class Optimizer(_Model, Generic[O]):
-    """An entry under `optimizers`: a rule with its hyper-parameters, and the room's own options."""
+    """An entry under `optimizers`: a rule with its hyper-parameters, and the room's own options.
+
+    `start_from` is the label of the entry whose runs end where these begin, None where they begin on their own.
+    """
 
     label: str
     rule: str
+    start_from: str | None = None
     given: Mapping[str, Setting]
     hyperparameters: Mapping[str, Any]
     options: O
@@ -108,7 +112,10 @@ class Optimizer(_Model, Generic[O]):
         rule = given["rule"].value if "rule" in given else label
         with _at(where):
             known = optim.hyperparameters(rule)
-        values = {key: setting.value for key, setting in given.items() if key != "rule"}
+        start = given["start_from"].value if "start_from" in given else None
+        if not isinstance(start, str | None):
+            raise UserError(f"{where}.start_from: expected the label of another entry; found {start!r}")
+        values = {key: setting.value for key, setting in given.items() if key not in ("rule", "start_from")}
         anything = known.model_config.get("extra") == "allow"
         for key in values:
             if key not in known.model_fields and key not in options.model_fields and not anything:
@@ -122,6 +129,7 @@ class Optimizer(_Model, Generic[O]):
         return cls(
             label=label,
             rule=rule,
+            start_from=start,
             given=given,
             hyperparameters=hyperparameters,
             options=checked(options, rest, where, "option"),  # type: ignore[arg-type]  # of the kind's own class
@@ -196,6 +204,7 @@ class Experiment(_Model, Generic[S, O]):
         for label, optimizer in optimizers.items():
             with _at(f"{where}.optimizers.{label}"):
                 settings.route(optimizer)
+            _check_start(label, optimizers, settings, f"{where}.optimizers")
         drawn = {
             key: Setting.read(found if isinstance(found, Mapping) else {"value": found, "source": "choice"}, where)
             for key, found in (("seeds", entry.seeds), ("stream", entry.stream))
@@ -219,6 +228,11 @@ class Experiment(_Model, Generic[S, O]):
         if label not in self.optimizers:
             raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', label, self.optimizers)}")
         return self.optimizers[label]
+
+    def before(self, label: str) -> list[str]:
+        """The labels whose runs a label's runs go on from, the first run first; empty when they start on their own."""
+        start = self.optimizer(label).start_from
+        return [] if start is None else [*self.before(start), start]
 
     def folder(self, dataset: str) -> Path:
         """The folder of a real data set that was fetched for this experiment."""
@@ -251,6 +265,21 @@ class Experiment(_Model, Generic[S, O]):
         size = size or self.seeds_per_job
         starts = range(0, self.seeds, size)
         return [block_name(start, min(start + size, self.seeds) - 1) for start in starts]
+
+
+def _check_start(label: str, optimizers: Mapping[str, Optimizer], settings: Settings, where: str) -> None:
+    """Refuse a start from an unknown entry, from itself, or from what the kind of experiment cannot go on from."""
+    chain = [label]
+    while (start := optimizers[chain[-1]].start_from) is not None:
+        at = f"{where}.{chain[-1]}.start_from"
+        if start not in optimizers:
+            raise UserError(f"{at}: {unknown('optimizer', start, optimizers)}")
+        if start in chain:
+            circle = " <- ".join([*chain, start])
+            raise UserError(f"{at}: expected to reach runs that start on their own; found the circle {circle}")
+        with _at(at):
+            settings.check_start(optimizers[chain[-1]], optimizers[start])
+        chain.append(start)
 
 
 def block_name(first: int, last: int) -> str:

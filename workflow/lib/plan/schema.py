@@ -13,6 +13,7 @@ from workflow.lib import optim
 from workflow.lib.plan.model import Claim, Config, Figure, Room, Setting
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_LABEL = {"type": "string", "description": "the label of the entry whose runs end where these begin"}
 
 
 def paper_schema(room: Room) -> dict[str, Any]:
@@ -41,7 +42,11 @@ def paper_schema(room: Room) -> dict[str, Any]:
                     # A dotted path has hyper-parameters of its own, which only its class knows.
                     "if": {"properties": {"rule": {"pattern": r"\."}}, "required": ["rule"]},
                     "else": {
-                        "properties": {"rule": {"enum": list(optim.names())}, **numbers},
+                        "properties": {
+                            "rule": {"enum": list(optim.names())},
+                            **_evident("start_from", _LABEL),
+                            **numbers,
+                        },
                         "additionalProperties": False,
                     },
                 },
@@ -91,22 +96,20 @@ def _entry(model: type[BaseModel]) -> dict[str, Any]:
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
     """A settings class whose values carry evidence: each is `{value, source, where}`, or bare in a user's file."""
     fields = model.model_json_schema(ref_template="#/$defs/{model}").get("properties", {})
-    evidence = Setting.model_json_schema()["properties"]
-    wrapped = {
-        name: {
-            "anyOf": [
-                {
-                    "type": "object",
-                    "properties": {"value": value, "source": evidence["source"], "where": evidence["where"]},
-                    "required": ["value"],
-                    "additionalProperties": False,
-                },
-                value,
-            ]
-        }
-        for name, value in fields.items()
-    }
+    wrapped = {key: entry for name, value in fields.items() for key, entry in _evident(name, value).items()}
     return {"type": "object", "properties": wrapped, "additionalProperties": False}
+
+
+def _evident(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """One value that carries evidence, by name: `{value, source, where}`, or bare in a user's file."""
+    evidence = Setting.model_json_schema()["properties"]
+    whole = {
+        "type": "object",
+        "properties": {"value": value, "source": evidence["source"], "where": evidence["where"]},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+    return {name: {"anyOf": [whole, value]}}
 
 
 def _definitions(models: list[type[BaseModel]]) -> dict[str, Any]:

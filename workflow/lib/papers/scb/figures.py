@@ -46,7 +46,7 @@ def _colour(label: str, index: int) -> str:
 def _name(experiment: Runs, label: str) -> str:
     """An optimizer as a legend shows it."""
     optimizer = experiment.optimizer(label)
-    size = rf"$\eta_2={optimizer.hyperparameters.get('step_size', float('nan')):g}$"
+    size = rf"$\eta_2={optimizer.hyperparameters.get('lr', float('nan')):g}$"
     penalty = optimizer.hyperparameters.get("penalty", 0)
     if optimizer.rule == "gd":
         return f"raw SGD, {size}"
@@ -54,7 +54,12 @@ def _name(experiment: Runs, label: str) -> str:
         return label
     if penalty:
         return rf"prox, {size}, $\lambda={penalty:g}$"
-    return f"SGD, {size}" + ("" if optimizer.options.start == "switched" else ", no switch")
+    return f"SGD, {size}" + ("" if optimizer.options.switch else ", no switch")
+
+
+def _drawn(experiment: Runs) -> list[str]:
+    """The optimizers whose runs go to the end; the boosting runs are the first part of others."""
+    return [label for label, optimizer in experiment.optimizers.items() if not optimizer.options.boosting]
 
 
 def _right(metrics: Metrics, experiment: Runs) -> np.ndarray:
@@ -134,9 +139,9 @@ def _facts(metrics: Metrics, experiment: Runs) -> dict[str, Any]:
             name: metrics.value(experiment.name, metric, label)[right]
             for name, metric in (("d_v", "value_distance"), ("d_a", "attention_distance"))
         }
-        for label in experiment.optimizers
+        for label in _drawn(experiment)
     }
-    alignment = metrics.value(experiment.name, "value_alignment", next(iter(experiment.optimizers)))
+    alignment = metrics.value(experiment.name, "value_alignment", _drawn(experiment)[0])
     return {
         "seeds": len(seeds),
         "right": int(right.sum()),
@@ -183,7 +188,7 @@ def _distances(metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> Dra
     All seeds are drawn relative to their start, because K_P differs from seed to seed.
     """
     sheet = Sheet(3, 2, size=(8.2, 8.2), sharex=True)
-    labels = [*labels, *(label for label in experiment.optimizers if label not in COLOURS)]
+    labels = [*labels, *(label for label in _drawn(experiment) if label not in COLOURS)]
     right = _right(metrics, experiment)
     single = int(right.argmax())
     for column, metric in enumerate(DISTANCES):
@@ -238,7 +243,7 @@ def extra_long(metrics: Metrics, experiment: Runs) -> Drawing:
 
 def _two_distances(metrics: Metrics, experiment: Runs) -> Drawing:
     sheet = Sheet(1, 2, size=(9, 3.4))
-    labels = sorted(experiment.optimizers, key=lambda label: label == "prox")
+    labels = sorted(_drawn(experiment), key=lambda label: label == "prox")
     for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
         _lines(sheet, ax, metric, metrics, experiment, metric, labels)
         ax.set(ylabel=_distance(metric), xlim=(0, experiment.settings.iterations))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,17 +22,16 @@ def measure(
 ) -> dict[str, Trace]:
     """Everything that the figures and claims of this paper read.
 
-    Per optimizer: what training recorded; `value_alignment_population` and `attention_alignment_population`,
-    the path of the same steps on the population loss (projected preconditioned runs of linear attention);
-    `attention_distance_rounded` of the final attention cut to its Q largest entries; for short sequences the
-    final matrices `attention`, at index (k, t), and `value`, at index (m, n). Of the data: `k_p`, `k_q`, `floor`,
-    `start_loss`, `stationary` at index m, the true matrices under the same names, and the results of the checks.
+    Per optimizer: what training recorded, for runs that go on from others with what these recorded before;
+    `value_alignment_population` and `attention_alignment_population`, the path of the same steps on the population loss
+    (projected preconditioned runs of linear attention); `attention_distance_rounded` of the final attention cut to its
+    Q largest entries; for short sequences the final matrices `attention`, at index (k, t), and `value`, at index
+    (m, n). Of the data: `k_p`, `k_q`, `floor`, `start_loss`, `stationary` at index m, the true matrices under the same
+    names, and the results of the checks.
     """
     settings = experiment.settings
     problem = Problem.stacked(data.values(), settings.positions)
-    measured = {
-        label: _measure_run(settings, experiment.optimizers[label], problem, run) for label, run in runs.items()
-    }
+    measured = {label: _measure_run(experiment, label, problem, runs) for label in runs}
     facts = Trace(data)
     facts.record("k_p", 0, problem.transition_correlation)
     facts.record("k_q", 0, problem.attention_correlation)
@@ -50,41 +49,59 @@ def measure(
     return measured
 
 
-def _measure_run(settings: Bigram, optimizer: Optimizer[RunOptions], problem: Problem, run: Run) -> Trace:
-    trace = Trace(run.seeds)
-    trace.update(run.trace)
+def _measure_run(
+    experiment: Experiment[Bigram, RunOptions], label: str, problem: Problem, runs: Mapping[str, Run]
+) -> Trace:
+    settings, optimizer, run = experiment.settings, experiment.optimizers[label], runs[label]
+    trace = _whole([runs[earlier].trace for earlier in experiment.before(label)], run.trace)
     attention = run.parameters["attention"]
     with np.errstate(invalid="ignore"):
         cut = rounded(attention, settings.support)
-    trace.record("attention_distance_rounded", settings.iterations, problem.squared_distance(cut, problem.attention))
-    _record_matrices(trace, settings.iterations, attention, run.parameters["value"])
-    if optimizer.rule == "preconditioned_prox" and optimizer.options.attention == "linear":
-        steps = run.trace["value_alignment"].steps
-        paths = predicted_alignments(settings, optimizer, problem)
+    end = settings.boosting_steps if optimizer.options.boosting else settings.iterations
+    trace.record("attention_distance_rounded", end, problem.squared_distance(cut, problem.attention))
+    _record_matrices(trace, end, attention, run.parameters["value"])
+    rules = [experiment.optimizers[name] for name in (*experiment.before(label), label)]
+    if all(o.rule == "preconditioned_prox" and o.options.attention == "linear" for o in rules):
+        steps = trace["value_alignment"].steps
+        with np.errstate(all="ignore"):  # with steps that diverge, the path does too
+            paths = predicted_alignments(settings, rules, problem)
         for name, path in zip(("value", "attention"), paths, strict=True):
             trace.record(f"{name}_alignment_population", steps, path[:, steps])
     return trace
 
 
-def predicted_alignments(
-    settings: Bigram, optimizer: Optimizer[RunOptions], problem: Problem
-) -> tuple[np.ndarray, np.ndarray]:
-    """alpha_V and alpha_A of the same steps on the population loss, each (seeds, iterations + 1).
+def _whole(before: Sequence[Trace], own: Trace) -> Trace:
+    """A trace with what the runs before it recorded, curve by curve; what only these recorded is left out."""
+    whole = Trace(own.seeds)
+    for (metric, index), curve in own.items():
+        parts = [*(earlier.curve(metric, index) for earlier in before if index in earlier.indices(metric)), curve]
+        steps, values = [part.steps for part in parts], [part.values for part in parts]
+        if metric == "diverged_at":
+            steps, values = steps[:1], [np.fmin.reduce(values)]
+        whole.record(metric, np.concatenate(steps), np.concatenate(values, axis=1), index)
+    return whole
 
-    The switch sets alpha_A to 1; the l1 step is taken to keep it there.
+
+def predicted_alignments(
+    settings: Bigram, optimizers: Sequence[Optimizer[RunOptions]], problem: Problem
+) -> tuple[np.ndarray, np.ndarray]:
+    """alpha_V and alpha_A of the same steps on the population loss, each (seeds, steps + 1).
+
+    The runs of each optimizer go on from those of the one before. The switch sets alpha_A to 1; the l1 step is taken to
+    keep it there.
     """
-    options = optimizer.options
-    size, factor = optimizer.hyperparameters["lr"], options.attention_factor
-    before, after = settings.boosting_steps, settings.iterations - settings.boosting_steps
-    if options.start == "scratch":
-        return population_path(problem, np.full(settings.iterations, size), (options.pretrained, 0.0), factor)
-    first, second = population_path(problem, np.full(before, settings.boosting_step_size))
-    end = (first[:, -1], np.ones_like(first[:, -1]) if options.start == "switched" else second[:, -1])
-    rest = population_path(problem, np.full(after, size), end, factor)
-    return (
-        np.concatenate([first, rest[0][:, 1:]], axis=1),
-        np.concatenate([second, rest[1][:, 1:]], axis=1),
-    )
+    start = optimizers[0].options.pretrained + 0 * problem.transition_correlation
+    first, second, done = start[:, None], np.zeros_like(start)[:, None], 0
+    for optimizer in optimizers:
+        end = settings.boosting_steps if optimizer.options.boosting else settings.iterations
+        state = first[:, -1], np.ones_like(start) if optimizer.options.switch else second[:, -1]
+        sizes = np.full(end - done, optimizer.hyperparameters["lr"])
+        rest = population_path(problem, sizes, state, optimizer.options.attention_factor)
+        first, second = (
+            np.concatenate([path, more[:, 1:]], axis=1) for path, more in zip((first, second), rest, strict=True)
+        )
+        done = end
+    return first, second
 
 
 def _record_matrices(trace: Trace, step: int, attention: np.ndarray, value: np.ndarray) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from workflow.lib.errors import UserError
 from workflow.lib.settings import Count, Index, Needs, NonNegative, Options, Positive, Probability, Settings
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 
 class RunOptions(Options):
     """What an optimizer entry says beyond its step rule.
 
-    `start` is the state that the run goes on from: `switched`, the boosted state after the stage switch;
-    `boosted`, the same state without the switch; `scratch`, uniform attention at step 0. A run from scratch may
-    begin with a share `pretrained` of the true transitions. `attention` says whether the attention is a free
-    matrix or the softmax of one; `attention_factor` multiplies its step size. `rounding` keeps the largest
-    entries of the attention for the last `rounding_steps`, in which only the value matrix moves.
+    Runs begin at step 0 with uniform attention and a share `pretrained` of the true transitions, and end at
+    `iterations`; those with `boosting` end at `boosting_steps`, and others go on from there (`start_from`), after the
+    stage switch where `switch` says so. `attention` says whether the attention is a free matrix or the softmax of one;
+    `attention_factor` multiplies its step size. `rounding` keeps the largest entries of the attention for the last
+    `rounding_steps`, in which only the value matrix moves.
     """
 
-    start: Literal["switched", "boosted", "scratch"]
+    boosting: bool = False
+    switch: bool = False
     attention: Literal["linear", "softmax"] = "linear"
     attention_factor: Positive = 1.0
     pretrained: Probability = 0.0
@@ -27,10 +32,8 @@ class RunOptions(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunOptions:
-        if self.start != "scratch" and self.pretrained:
-            raise ValueError(f"pretrained: only a run from scratch has it; found start {self.start!r}")
-        if self.start != "scratch" and self.attention == "softmax":
-            raise ValueError(f"attention: softmax starts from scratch; found start {self.start!r}")
+        if self.boosting and (self.switch or self.rounding):
+            raise ValueError("boosting: these runs end before the switch and the rounding; found true for two of them")
         if self.rounding and self.attention == "softmax":
             raise ValueError("rounding: only linear attention can be rounded; found attention 'softmax'")
         return self
@@ -45,9 +48,8 @@ class Bigram(Settings):
     Dirichlet distribution until the correlation K_P reaches `minimum_correlation`. The weights of the positions
     are equal when `weight_concentration` is null, else Dirichlet.
 
-    Every run but those from scratch goes through `boosting_steps` common steps of size `boosting_step_size`. At
-    the switch the attention keeps what exceeds either `switch_threshold` or the median by `switch_deviations`
-    robust standard deviations; one of the two is null.
+    The first stage, boosting, ends after `boosting_steps`. At the switch the attention keeps what exceeds either
+    `switch_threshold` or the median by `switch_deviations` robust standard deviations; one of the two is null.
     """
 
     options = RunOptions
@@ -58,7 +60,6 @@ class Bigram(Settings):
     batch_size: Count
     iterations: Count
     boosting_steps: Index
-    boosting_step_size: Positive
     switch_deviations: Positive | None
     switch_threshold: Positive | None
     rounding_steps: Index
@@ -116,6 +117,16 @@ class Bigram(Settings):
                 f"drawn; found {self.minimum_correlation}"
             )
         return self
+
+    def check_start(self, optimizer: Optimizer[RunOptions], start: Optimizer[RunOptions]) -> None:
+        """Runs go on from boosting ones, with linear attention and all that was learned."""
+        if not start.options.boosting:
+            raise UserError(f"expected runs with `boosting`; those of {start.label!r} go on to the end themselves")
+        for name in ("boosting", "pretrained"):
+            if getattr(optimizer.options, name):
+                raise UserError(f"a run that goes on from another one has no {name!r} of its own")
+        if optimizer.options.attention == "softmax":
+            raise UserError("softmax attention starts from scratch, because its logits are not those of a boosted run")
 
     def needs(self) -> Needs:
         """What a training job asks of the machine: time grows with tokens, memory with positions."""

@@ -1,4 +1,4 @@
-"""Training after the boosting stage, or all of it from scratch (docs/papers/scb.md, section 5)."""
+"""Training: the boosting stage, what comes after it, or all of it from scratch (docs/papers/scb.md, section 5)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,14 @@ def train(
         The trace holds the metrics of `Problem.metrics` and `training_loss` (the mean of the batch losses since
         the last record); `diverged_at` for seeds that diverged; for runs that went through the switch
         `kept` (entries kept, at index k for state k) and `support_exact` (1 where they are the true positions).
-        The parameters are the final `attention` (seeds, N, T) and `value` (seeds, N, N).
+        A run that goes on from another one records its own steps only. The parameters are the final `attention`
+        (seeds, N, T) and `value` (seeds, N, N).
     """
     settings, options = experiment.settings, optimizer.options
     problem = Problem.stacked(data.values(), settings.positions)
     trace = Trace(data)
-
-    if options.start == "scratch":
-        share = options.pretrained
-        attention = np.zeros_like(problem.uniform) if options.attention == "softmax" else problem.uniform
-        value = share * problem.transition + (1 - share) * problem.memoryless
-    else:
-        attention = np.stack([arrays["boosted/attention"] for arrays in data.values()])
-        value = np.stack([arrays["boosted/value"] for arrays in data.values()])
-    if options.start == "switched":
+    attention, value = _start(problem, options, job.start)
+    if options.switch:
         attention = switch(attention, settings.switch_deviations, settings.switch_threshold)
         kept = attention != 0
         trace.record_array("kept", settings.boosting_steps, kept.sum(axis=-1))
@@ -60,25 +54,30 @@ def train(
             for i, number in enumerate(data)
         ]
 
-    if options.start == "scratch":
+    if job.start is None:
         descent.record(0)
         descent.run(update, batches("boosting batches"), 0, settings.boosting_steps)
-    middle = settings.iterations - (settings.rounding_steps if options.rounding else 0)
-    stream = batches("batches")
-    descent.run(update, stream, settings.boosting_steps, middle)
-    if options.rounding:
-        descent.free[:] = rounded(descent.free, settings.support)
-        descent.run(update, stream, middle, settings.iterations, fixed=True)
+    if not options.boosting:
+        middle = settings.iterations - (settings.rounding_steps if options.rounding else 0)
+        stream = batches("batches")
+        descent.run(update, stream, settings.boosting_steps, middle)
+        if options.rounding:
+            descent.free[:] = rounded(descent.free, settings.support)
+            descent.run(update, stream, middle, settings.iterations, fixed=True)
 
     curves = descent.curves()
     steps = curves.pop("steps")
     for name, values in curves.items():
-        if options.start == "scratch":
-            trace.record(name, steps, values)
-        else:
-            earlier = np.stack([arrays[f"boosted/{name}"] for arrays in data.values()])
-            boosted = next(iter(data.values()))["boosted/steps"]
-            trace.record(name, np.concatenate([boosted, steps]), np.concatenate([earlier, values], axis=1))
+        trace.record(name, steps, values)
     if not np.isnan(descent.diverged_at).all():
         trace.record("diverged_at", 0, descent.diverged_at)
     return Run(trace, {"attention": descent.attention, "value": descent.value})
+
+
+def _start(problem: Problem, options: RunOptions, start: Arrays | None) -> tuple[np.ndarray, np.ndarray]:
+    """The attention (its logits, for softmax) and the value matrix that runs begin with."""
+    if start is not None:
+        return start["attention"], start["value"]
+    attention = np.zeros_like(problem.uniform) if options.attention == "softmax" else problem.uniform
+    share = options.pretrained
+    return attention, share * problem.transition + (1 - share) * problem.memoryless

@@ -52,9 +52,11 @@ def _measured(experiment: Experiment, folder: Path) -> Path:
     metrics = folder / "metrics" / f"{experiment.name}.parquet"
     for block, path in data.items():
         stages.generate(experiment, block_seeds(block), path)
-        for label in experiment.optimizers:
+        for label in sorted(experiment.optimizers, key=lambda label: len(experiment.before(label))):
             stem = runs / label / block
-            stages.train(experiment, label, path, stem.with_suffix(".parquet"), stem.with_suffix(".safetensors"))
+            start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
+            outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
+            stages.train(experiment, label, path, *outputs, start=start[0] if start else None)
     stages.measure(experiment, list(data.values()), runs, blocks, metrics)
     return metrics
 

@@ -96,6 +96,31 @@ def test_editing_a_module_reruns_its_paper_only(finished_project: Path, module: 
         assert set(job_counts(output)) - {"claims", "all"} == stages
 
 
+def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> None:
+    """Another checkout is installed in this environment, and the folder of the results holds a package of that name."""
+    project = copy_project(tmp_path / "a project of one's own")
+    path = project / "workflow" / "lib" / "cli.py"
+    path.write_text(
+        path.read_text().replace("    stages.generate(", "    raise UserError('the copy ran')\n    stages.generate(")
+    )
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "workflow").mkdir(parents=True)
+    (elsewhere / "workflow" / "__init__.py").write_text("raise RuntimeError('the working folder was imported')\n")
+    environ = {key: value for key, value in environment(project).items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--cores", "1"]
+    target = "results/ntp/data/example/0.npz"
+    done = subprocess.run([*command, target], cwd=elsewhere, env=environ, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "the copy ran" in done.stdout + done.stderr, done.stderr[-3000:]
+
+
+def test_braces_in_the_project_s_path_are_told(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", project=copy_project(tmp_path / "{project}"), check=False)
+    assert done.returncode != 0
+    assert "takes braces for wildcards" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_papers_share_no_module_of_a_room() -> None:
     from workflow.lib.sources import modules
 

@@ -105,7 +105,7 @@ def caption_template(wildcards):
     """The text of a figure's caption, relative to the working directory where that is shorter."""
     with exit_on_user_error():
         drawing = planned(wildcards).figure(wildcards.figure).drawing
-    path = f"{workflow.basedir}/workflow/report/{wildcards.paper}/{drawing}.rst"
+    path = f"{HERE}/workflow/report/{wildcards.paper}/{drawing}.rst"
     return min((path, os.path.relpath(path)), key=len)
 
 

@@ -60,6 +60,26 @@ def test_far_apart_logits_stay_finite_and_diverged_ones_are_nan():
     assert np.isnan(errors[1]).all()
 
 
+@pytest.mark.parametrize("mask_query", [True, False])
+@pytest.mark.parametrize("gap", [290.0, 310.0, 350.0, 380.0, 400.0, 800.0, 1e5])
+def test_a_prompt_without_the_target_is_exact_at_any_distance(gap, mask_query):
+    """The second prompt lacks the target: what is left shares the attention as if the target did not exist."""
+    counts = np.array([[2, 3, 1], [0, 3, 1]])
+    logits = np.array([[[gap, 0.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]])
+    errors, attention = formulas.errors_and_attention(logits, counts, mask_query)
+    left = np.array([3.0, np.exp(-1.0)]) / (3 + np.exp(-1.0)) if mask_query else np.zeros(2)  # the query takes it all
+    expected = (1 + (left**2).sum()) / 2
+    first = attention_by_softmax(logits[0], counts[:1], 0, mask_query)[0]
+    lost = (np.eye(3)[0] - first) @ (np.eye(3)[0] - first) / 2
+    assert errors[0, 0] == pytest.approx((expected + lost) / 2, rel=1e-12)
+    np.testing.assert_allclose(attention[0, :, 0], (first + [0.0, *left]) / 2, rtol=1e-12, atol=1e-100)
+    found = formulas.drifts(logits[0], counts, np.full(3, 1 / 3))
+    assert np.isfinite(found).all()
+    if mask_query:
+        inner = (left**2).sum() - left  # the second prompt's drifts; the first one's are below exp(-gap)
+        np.testing.assert_allclose(found[1:, 0], left * inner / 6, rtol=1e-12)
+
+
 def test_drifts_are_minus_the_gradient(generator):
     probabilities = np.array([0.5, 0.25, 0.15, 0.1])
     counts = generator.multinomial(12, probabilities, size=40)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-# Logits further than this below the largest of their column have no weight in float64.
-_LOWEST = -690.0
+# Within this range of logits no square of an exponential underflows, whichever features a prompt lacks.
+_NEAR = 300.0
 
 
 def errors_and_attention(
@@ -16,7 +18,8 @@ def errors_and_attention(
         L_k = 1/2 E[ (1 - Attn_k)^2 + sum_{m != k} Attn_m^2 ]
 
     The task w is integrated out; the expectation is over the given counts. With Z_r = sum_m c_rm exp(S_mk) all means
-    over prompts are matrix products, so that no exponential is taken per prompt.
+    over prompts are matrix products, so that no exponential is taken per prompt. Columns whose logits lie too far
+    apart for that are taken prompt by prompt.
 
     Args:
         logits: S, shape (n, K, K), rows for keys and columns for queries.
@@ -32,7 +35,9 @@ def errors_and_attention(
     errors = np.empty(logits.shape[:2])
     attention = np.empty(logits.shape)
     with np.errstate(invalid="ignore"):
-        weights = np.exp(np.maximum(logits - logits.max(axis=1, keepdims=True), _LOWEST))
+        below = logits - logits.max(axis=1, keepdims=True)
+        near = (below >= -_NEAR).all(axis=1)  # not so where they are NaN
+    weights = np.exp(np.where(near[:, None], below, 0.0))
     for k in range(size):
         others = weights[:, :, k].T.copy()
         target = others[k].copy()
@@ -44,7 +49,40 @@ def errors_and_attention(
         elsewhere = (c**2 @ others**2) * inverse**2
         errors[:, k] = (missing**2 + elsewhere).mean(axis=0) / 2
         attention[:, :, k] = weights[:, :, k] * (c.T @ inverse).T / len(c)
+    for n, k in np.argwhere(~near):
+        scores = attention_scores(logits[n, :, k], counts, None if mask_query else k)
+        attention[n, :, k] = scores.attention.mean(axis=0)
+        others = np.delete(scores.attention, k, axis=1)
+        errors[n, k] = ((others.sum(axis=1) + scores.unlabelled) ** 2 + (others**2).sum(axis=1)).mean() / 2
     return errors, attention
+
+
+class Scores(NamedTuple):
+    """Attention in R prompts: on the labelled tokens of each feature (R, K), and on the query itself (R,)."""
+
+    attention: np.ndarray
+    unlabelled: np.ndarray
+
+
+def attention_scores(column: np.ndarray, counts: np.ndarray, own_key: int | None = None) -> Scores:
+    """Attention prompt by prompt, exact at any distance of the logits.
+
+    Exponentials are taken relative to the largest logit of a prompt's own keys, so that a prompt which lacks the
+    feature of the largest logit of all keeps its digits.
+
+    Args:
+        column: the logits of one query, shape (K,).
+        counts: shape (R, K).
+        own_key: the query's feature where the query is a key, else None.
+    """
+    keys = counts.copy()
+    if own_key is not None:
+        keys[:, own_key] += 1
+    with np.errstate(invalid="ignore"):
+        present = np.where(keys > 0, column, -np.inf)
+        single = np.exp(present - present.max(axis=1, keepdims=True))
+    single = single / (keys * single).sum(axis=1, keepdims=True)
+    return Scores(counts * single, single[:, own_key] if own_key is not None else np.zeros(len(counts)))
 
 
 def drifts(logits: np.ndarray, counts: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -63,8 +101,7 @@ def drifts(logits: np.ndarray, counts: np.ndarray, probabilities: np.ndarray) ->
     """
     drift = np.empty_like(logits)
     for k, p in enumerate(probabilities):
-        weights = counts * np.exp(logits[:, k] - logits[:, k].max())
-        attention = weights / weights.sum(axis=1, keepdims=True)
+        attention = attention_scores(logits[:, k], counts).attention
         target = attention[:, k].copy()
         attention[:, k] = 0.0
         missing, elsewhere = attention.sum(axis=1), (attention**2).sum(axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers.icl.formulas import errors_and_attention
+from workflow.lib.papers.icl.formulas import attention_scores, errors_and_attention
 from workflow.lib.papers.icl.settings import Prompts
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import DATA, Trace
@@ -76,10 +76,8 @@ def raw_errors(settings: Prompts, logits: np.ndarray, generator: np.random.Gener
     counts = generator.multinomial(settings.context_length, settings.distribution, size=RAW_SAMPLES)
     # <w, v_m> of orthonormal features are independent standard normal numbers.
     labels = generator.normal(size=counts.shape)
-    key_weights = np.exp(logits - logits.max(axis=0))
     errors = np.empty(len(logits))
     for k in range(len(logits)):
-        own_key = 0.0 if settings.mask_query else key_weights[k, k]
-        predicted = (counts * labels) @ key_weights[:, k] / (counts @ key_weights[:, k] + own_key)
-        errors[k] = np.mean((predicted - labels[:, k]) ** 2) / 2
+        seen = attention_scores(logits[:, k], counts, None if settings.mask_query else k)
+        errors[k] = np.mean(((seen.attention * labels).sum(axis=1) - labels[:, k]) ** 2) / 2
     return errors

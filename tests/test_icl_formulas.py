@@ -72,7 +72,7 @@ def test_a_prompt_without_the_target_is_exact_at_any_distance(gap, mask_query):
     first = attention_by_softmax(logits[0], counts[:1], 0, mask_query)[0]
     lost = (np.eye(3)[0] - first) @ (np.eye(3)[0] - first) / 2
     assert errors[0, 0] == pytest.approx((expected + lost) / 2, rel=1e-12)
-    np.testing.assert_allclose(attention[0, :, 0], (first + [0.0, *left]) / 2, rtol=1e-12, atol=1e-100)
+    np.testing.assert_allclose(attention[0, :, 0], (first + np.array([0.0, *left])) / 2, rtol=1e-12, atol=1e-100)
     found = formulas.drifts(logits[0], counts, np.full(3, 1 / 3))
     assert np.isfinite(found).all()
     if mask_query:

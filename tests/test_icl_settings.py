@@ -37,6 +37,9 @@ POPULATION = {
     "two features": ({"feature_counts": [2, 10]}, r"feature_counts: expected at least 3 features each, found 2"),
     "unordered": ({"feature_counts": [160, 80]}, r"feature_counts: expected numbers in increasing order"),
     "phases of none": ({"phases_of": 50}, r"phases_of: found 50, expected one of feature_counts"),
+    "too long": ({"context_lengths": [5000]}, r"context_lengths.*less than or equal to 2000"),
+    "a length twice": ({"context_lengths": [40, 40]}, r"context_lengths: expected lengths without repetitions"),
+    "no length": ({"context_lengths": ["long"]}, r"context_lengths.*'long'"),
     "certain": ({"dominant_probability": 1}, r"dominant_probability: found 1.0, expected between 0 and 1"),
 }
 

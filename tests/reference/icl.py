@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import torch
 
@@ -62,3 +65,20 @@ def population_descent(probabilities, *, step_size, iterations):
         population_loss(logits, probabilities).backward()
         optimizer.step()
     return logits.detach().numpy()
+
+
+def finite_column(column, probabilities, query, length):
+    """L_k, mean attention (K,) and minus the gradient of p_k L_k (K,) at one column (K,), over all prompts of N."""
+    size = len(column)
+    s = torch.tensor(column, dtype=torch.float64, requires_grad=True)
+    loss, attention = torch.zeros((), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for counts in itertools.product(range(length + 1), repeat=size):
+        if sum(counts) != length:
+            continue
+        shares = (p**c / math.factorial(c) for p, c in zip(probabilities, counts, strict=True))
+        chance = math.factorial(length) * math.prod(shares)
+        scores = torch.softmax(torch.tensor(counts, dtype=torch.float64).log() + s, dim=0)
+        loss = loss + chance * (torch.eye(size, dtype=torch.float64)[query] - scores).square().sum() / 2
+        attention = attention + chance * scores.detach()
+    (gradient,) = torch.autograd.grad(loss * probabilities[query], s)
+    return loss.item(), attention.numpy(), -gradient.numpy()

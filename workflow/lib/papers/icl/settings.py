@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from workflow.lib.settings import Count, Options, Probability, Settings
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 # How far probabilities may sum, and dot products of features lie, from what they should be.
 TOLERANCE = 1e-8
@@ -127,13 +130,19 @@ class PopulationOptions(Options):
     iterations: Count
 
 
+# Longer prompts have more pairs of counts than the exact expectation can visit at every step.
+LONGEST = 2000
+Length = Literal["infinite"] | Annotated[Count, Field(le=LONGEST)]
+
+
 class Population(Settings):
-    """Descent on the population loss in the limit of long prompts, for several numbers of features at once."""
+    """Descent on the population loss, for several numbers of features and lengths of prompts at once."""
 
     family: ClassVar[str] = "population"
     options: ClassVar[type[Options]] = PopulationOptions
 
     feature_counts: tuple[Count, ...] = Field(min_length=1)
+    context_lengths: tuple[Length, ...] = Field(min_length=1)
     dominant_probability: Probability
     phases_of: Count
     plateau_of: Count
@@ -149,6 +158,13 @@ class Population(Settings):
             raise ValueError(f"expected numbers in increasing order, found {list(counts)}")
         return counts
 
+    @field_validator("context_lengths")
+    @classmethod
+    def _distinct(cls, lengths: Sequence[Any]) -> Sequence[Any]:
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(f"expected lengths without repetitions, found {list(lengths)}")
+        return lengths
+
     @model_validator(mode="after")
     def _fits(self) -> Population:
         if not 0 < self.dominant_probability < 1:
@@ -160,6 +176,25 @@ class Population(Settings):
                 )
         return self
 
+    def route(self, optimizer: Optimizer[PopulationOptions]) -> Literal["fast", "plain"]:
+        """Fast for rules that move each entry by its own gradient, or that commute with rotations; see `carried`."""
+        return "plain" if self.carried(optimizer) == "matrices" else "fast"
+
+    def carried(self, optimizer: Optimizer[PopulationOptions]) -> Literal["entries", "coordinates", "matrices"]:
+        """Which parameters a rule moves (docs/papers/icl.md, section 6.4): the classes of columns, coordinates of the
+        K x K matrices whose classes have equal entries, or those matrices themselves.
+        """
+        traits = optimizer.traits
+        if traits.entrywise and not traits.needs_loss:
+            return "entries"
+        return "coordinates" if traits.rotations else "matrices"
+
+    @property
+    def systems(self) -> list[tuple[int, int]]:
+        """The pairs of a number of features K and a prompt length N; 0 stands for prompts of any length."""
+        lengths = [0 if length == "infinite" else length for length in self.context_lengths]
+        return [(count, length) for count in self.feature_counts for length in lengths]
+
 
 KINDS: dict[str, type[Settings]] = {"prompts": Prompts, "population": Population}
 DRAWINGS = {
@@ -167,7 +202,7 @@ DRAWINGS = {
     "fig2": (Prompts, Prompts),
     "fig3": (Prompts, Prompts),
     "extra_ten_features": (Prompts, Prompts),
-    "extra_plateau": (Population,),
+    "extra_plateau": (Population, Population),
     "extra_scaling": (Population,),
     "extra_trap": (Prompts, Prompts),
 }

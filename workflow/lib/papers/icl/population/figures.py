@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from workflow.lib.contract import Draw, Drawing
-from workflow.lib.papers.icl.population.metrics import finest
+from workflow.lib.look import Look, looks
+from workflow.lib.papers.icl.population.metrics import PLATEAU, finest, pace, waits
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
 from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
@@ -23,6 +24,7 @@ from workflow.lib.runs import Index, Metrics, NotRecordedError
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Population, PopulationOptions]
 
+WIDTH = 6.75
 TIME = r"$\eta t$"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 
@@ -37,17 +39,26 @@ class Phase(NamedTuple):
 
 
 PHASES = (
-    Phase("I", "decrease of\nthe dominant feature", "crossing", r"$\alpha_k > |\beta_{k,1}|$"),
-    Phase("II", "switching of\nthe leading influence", "half_log", r"$A_k = \frac{1}{2}\log K$"),
-    Phase("III", "growth of\nthe target feature", "log", r"$A_k = \log K$"),
+    Phase("I", "decrease of\nthe dominant", "crossing", r"$\alpha_k > |\beta_{k,1}|$"),
+    Phase("II", "switching of\nthe leader", "half_log", r"$A_k = \frac{1}{2}\log K$"),
+    Phase("III", "growth of\nthe target", "log", r"$A_k = \log K$"),
     Phase("IV", "convergence\n", "error", "$L_k$ is small"),
 )
 WEIGHTS = {"target": ("$A_k$", RED), "dominant": ("$B_{k,1}$", BLUE), "other": ("$B_{k,n}$", GREY)}
 QUERIES = {
     "dominant": (BLUE, "dominant $v_1$"),
     "balanced": (GREEN, "balanced $v_k$"),
-    "rare": (RED, "under-represented $v_k$"),
+    "rare": (RED, "rare $v_k$"),
 }
+
+
+def _main(experiment: Runs) -> str:
+    """The optimizer that figures follow: gradient descent, or the first one where a user left it out."""
+    return "gd" if "gd" in experiment.optimizers else next(iter(experiment.optimizers))
+
+
+def _left_out(experiment: Runs) -> list[str]:
+    return [label for label in experiment.optimizers if label != _main(experiment)]
 
 
 @dataclass(frozen=True)
@@ -60,22 +71,34 @@ class _Course:
 
     @classmethod
     def coarse(cls, metrics: Metrics, experiment: Runs) -> _Course:
-        """The first optimizer's runs, which last until every feature has converged."""
-        return cls(metrics, experiment.name, next(iter(experiment.optimizers.values())))
+        """Gradient descent's runs, which last until every feature has converged."""
+        return cls(metrics, experiment.name, experiment.optimizers[_main(experiment)])
 
     @classmethod
     def fine(cls, metrics: Metrics, experiment: Runs) -> _Course:
-        """The runs with the smallest step size, for what happens at the very start."""
-        return cls(metrics, experiment.name, finest(experiment))
+        """Its runs with the smallest step size, for what happens at the very start."""
+        return cls(metrics, experiment.name, finest(experiment, _main(experiment)))
 
     def curve(self, metric: str, index: Index = "") -> tuple[np.ndarray, np.ndarray]:
         """Times and values of a metric."""
         curve = self.metrics.curve(self.experiment, metric, self.optimizer.label, index)
-        return curve.steps * self.optimizer.hyperparameters["lr"], curve.values[0]
+        return curve.steps * pace(self.optimizer), curve.values[0]
 
     def at(self, metric: str, index: Index, time: float) -> float:
         """The value of a metric at some time."""
         return float(np.interp(time, *self.curve(metric, index)))
+
+    def borders(self, times: Iterable[float]) -> list[float]:
+        """0 and the times of events, or the end of the run for events that it did not reach."""
+        end = float(self.curve("mean_error")[0][-1])
+        return [0.0, *(end if np.isnan(time) else time for time in times)]
+
+    def waits(self, count: int) -> float:
+        """The share of the time to Attn_k = 0.5 that a rare query spends below 0.1; NaN if it does not get there."""
+        try:
+            return waits(self.metrics, self.experiment, self.optimizer.label, ("rare", count))
+        except NotRecordedError:
+            return float("nan")
 
     def event(self, event: str, query: str, count: int) -> float:
         """The time of an event for a query of `QUERIES` and K; NaN where the run ended before it."""
@@ -97,25 +120,32 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
     settings = experiment.settings
     count = settings.phases_of
     course = _Course.coarse(metrics, experiment)
-    end_of_run = float(course.curve("mean_error")[0][-1])
     times = {phase.event: course.event(phase.event, "rare", count) for phase in PHASES}
-    borders = [0.0, *(end_of_run if np.isnan(time) else time for time in times.values())]
-    sheet = Sheet(3, 4, size=(9.6, 6.6), height_ratios=[2.1, 0.7, 2.2])
+    borders = course.borders(times.values())
+    sheet = Sheet(3, 4, size=(WIDTH, 6.0), height_ratios=[2.0, 0.5, 2.1])
     for column, (phase, (start, end)) in enumerate(zip(PHASES, pairwise(borders), strict=True)):
         bars, shares = sheet.panels[0, column], sheet.panels[1, column]
         _weights(sheet, bars, phase, course, count, start, end)
         _shares(sheet, shares, phase, course, count, end)
-        bars.set_title(f"Phase {phase.number}: {phase.name}", fontsize=9)
+        bars.set_title(f"{phase.number}: {phase.name}")
         condition = f"$L_k < {settings.error_threshold:g}$" if phase.event == "error" else phase.condition
-        shares.set_xlabel(f"ends when {condition},\nat {TIME} = {end:,.0f}", fontsize=8.5)
+        shares.set_xlabel(f"ends with {condition}\nat {TIME} = {end:,.0f}", fontsize=8)
+        if column:
+            bars.tick_params(labelleft=False)
     sheet.panels[0, 0].set_ylabel("logit at the end\n(pale: at the start)")
-    sheet.panels[1, 0].set_ylabel("attention\nat the end")
-    _timeline(sheet, course, count, borders)
+    sheet.panels[1, 0].set_ylabel("attention", fontsize=8)
+    grid = sheet.panels[2, 0].get_gridspec()
+    for ax in sheet.panels[2]:
+        ax.remove()
+    below = sheet.figure.add_subplot(grid[2, :])
+    _timeline(sheet, below, course, ("rare", count), borders, WEIGHTS, [phase.number for phase in PHASES])
+    letter([*sheet.panels[0], below])
     facts = {
         "feature_count": count,
         "dominant_probability": settings.dominant_probability,
         "crossing": _told(times["crossing"]),
         "fallen": _told(course.event("fallen", "rare", count)),
+        "left_out": _left_out(experiment),
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
@@ -143,7 +173,7 @@ def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, 
         sheet.record(f"phase {phase.number}", label, [start, end], [before[name], after[name]])
     ax.axhline(0, color="#444444", linewidth=0.7)
     ax.set_xticks(range(len(WEIGHTS)), [label for label, _ in WEIGHTS.values()], fontsize=9.5)
-    ax.set_ylim(-4.6, 8.6)
+    ax.set(xlim=(-0.62, 2.62), ylim=(-4.6, 8.6))
     ax.grid(False, axis="x")
 
 
@@ -162,50 +192,76 @@ def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, t
     ax.grid(False)
 
 
-def _timeline(sheet: Sheet, course: _Course, count: int, borders: list[float]) -> None:
+def _timeline(
+    sheet: Sheet,
+    logits: Axes,
+    course: _Course,
+    column: tuple[str, int],
+    borders: list[float],
+    weights: Mapping[str, tuple[str, str]],
+    numbers: Sequence[str],
+) -> None:
     """Logits and, dotted, attention over time, with the phases shaded."""
-    grid = sheet.panels[2, 0].get_gridspec()
-    for ax in sheet.panels[2]:
-        ax.remove()
-    logits = sheet.figure.add_subplot(grid[2, :])
     scores = logits.twinx()
     end = 1.12 * borders[-1]
-    for name, (label, color) in WEIGHTS.items():
-        times, values = course.curve("logit", ("rare", count, name))
+    panel = f"course, {column[0]}"
+    for name, (label, color) in weights.items():
+        times, values = course.curve("logit", (*column, name))
         shown = times <= end
-        sheet.line(logits, "course", label, times[shown], values[shown], color=color, label=label)
+        sheet.line(logits, panel, f"logit, {name}", times[shown], values[shown], color=color, label=label)
     for name, label in (("target", "Attn$_k$"), ("dominant", "Attn$_1$")):
-        times, values = course.curve("attention", ("rare", count, name))
+        if name not in weights:
+            continue
+        times, values = course.curve("attention", (*column, name))
         shown = times <= end
-        style = {"color": WEIGHTS[name][1], "linestyle": ":", "linewidth": 1.3, "label": label}
-        sheet.line(scores, "course", label, times[shown], values[shown], **style)
-    for index, (phase, (first, last)) in enumerate(zip(PHASES, pairwise(borders), strict=True)):
-        logits.axvspan(first, last, color="white" if index % 2 else "#e8e8e8", zorder=0, linewidth=0)
+        style = {"color": weights[name][1], "linestyle": ":", "linewidth": 1.3, "label": f"{label} (right)"}
+        sheet.line(scores, panel, f"attention, {name}", times[shown], values[shown], **style)
+    for index, (number, (first, last)) in enumerate(zip(numbers, pairwise(borders), strict=True)):
+        logits.axvspan(first, last, color="white" if index % 2 else "#ececec", zorder=0, linewidth=0)
         across = logits.get_xaxis_transform()
-        logits.text((first + last) / 2, 0.965, phase.number, transform=across, ha="center", va="top")
-    logits.set(xlabel=f"time {TIME} (step size times steps)", ylabel="logit", xlim=(0, end), ylim=(-4, 9.5))
+        logits.text((first + last) / 2, 0.96, number, transform=across, ha="center", va="top", fontsize=8)
+    lowest = -4.0 if "dominant" in weights else -1.0
+    logits.set(xlabel=f"time {TIME} (step size times steps)", ylabel="logit", xlim=(0, end), ylim=(lowest, 9.5))
     logits.xaxis.set_major_formatter(THOUSANDS)
+    logits.xaxis.set_major_locator(MaxNLocator(5))
     logits.grid(False, axis="x")
-    scores.set(ylabel="attention", ylim=(-4 / 9.5, 1), yticks=[0, 0.5, 1])
+    scores.set(ylabel="attention", ylim=(lowest / 9.5, 1), yticks=[0, 0.5, 1])
     scores.spines["right"].set_visible(True)
     scores.grid(False)
     lines = [*logits.get_lines(), *scores.get_lines()]
-    logits.legend(lines, [str(line.get_label()) for line in lines], loc="center left", bbox_to_anchor=(1.05, 0.5))
+    texts = [str(line.get_label()) for line in lines]
+    if "dominant" in weights:
+        logits.legend(lines, texts, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(lines), columnspacing=1.2)
+    else:
+        logits.legend(lines, texts, loc="center left")
 
 
 @FIGURES("extra_plateau")
-def extra_plateau(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Attention over time: for the three kinds of query at one K, and of rare ones over rescaled time at all K."""
+def extra_plateau(metrics: Metrics, experiment: Runs, finite: Runs) -> Drawing:
+    """Attention over time: three kinds of query, rare ones at all K, a balanced one's phases, prompts of finite N."""
     settings = experiment.settings
     coarse, fine = _Course.coarse(metrics, experiment), _Course.fine(metrics, experiment)
-    sheet = Sheet(1, 2, size=(8.6, 3.3))
-    left, right = sheet.panels[0]
-    rise = _plateau(sheet, left, coarse, fine, settings.plateau_of)
-    _rescaled(sheet, right, coarse, settings.feature_counts)
-    for ax in (left, right):
+    sheet = Sheet(2, 2, size=(WIDTH, 5.4))
+    (kinds, rescaled), (balanced, lengths) = sheet.panels
+    rise = _plateau(sheet, kinds, coarse, fine, settings.plateau_of)
+    _rescaled(sheet, rescaled, coarse, settings.feature_counts)
+    phases = _balanced(sheet, balanced, coarse, settings.phases_of)
+    _lengths(sheet, lengths, _Course.coarse(metrics, finite), finite.settings)
+    sheet.figure.legend(*kinds.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    for ax in (kinds, rescaled, lengths):
         ax.set(ylabel="Attn$_k$ given $v_k$", ylim=(0, 1.02))
     letter(sheet.panels)
-    facts = {"feature_count": settings.plateau_of, "rise": [_told(time) for time in rise]}
+    waiting = {count: coarse.waits(count) for count in settings.feature_counts}
+    facts = {
+        "feature_count": settings.plateau_of,
+        "rise": [_told(time) for time in rise],
+        "waiting": [f"{100 * share:.0f} % at K = {count}" for count, share in waiting.items() if np.isfinite(share)],
+        "first": next((count for count, share in waiting.items() if share > PLATEAU), None),
+        "balanced_of": settings.phases_of,
+        "balanced": [_told(time) for time in phases],
+        "finite_of": finite.settings.feature_counts[0],
+        "left_out": _left_out(experiment) + [f"{label} of {finite.name}" for label in _left_out(finite)],
+    }
     return Drawing(sheet.figure, sheet.table, facts)
 
 
@@ -221,9 +277,9 @@ def _plateau(sheet: Sheet, ax: Axes, coarse: _Course, fine: _Course, count: int)
         x = np.concatenate([early, late[late > early[-1]]])
         y = np.concatenate([first, rest[late > early[-1]]])
         sheet.line(ax, "plateau", query, x[x <= end], y[x <= end], color=color, label=label)
-    ax.set(xlabel=f"time {TIME}", xlim=(0, end), title=f"$K = {count}$")
+    ax.set(xlabel=f"time {TIME}", xlim=(0, end), title=f"three queries, $K = {count}$")
     ax.xaxis.set_major_formatter(THOUSANDS)
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     return rise
 
 
@@ -233,21 +289,54 @@ def _rescaled(sheet: Sheet, ax: Axes, coarse: _Course, counts: Sequence[int]) ->
     for count, shade in zip(counts, shades, strict=True):
         times, values = coarse.curve("attention", ("rare", count, "target"))
         shown = times <= 6 * count**2
-        label = f"$K = {count}$"
-        sheet.line(ax, "rescaled", label, times[shown] / count**2, values[shown], color=shade, label=label)
-    ax.set(xlabel=r"rescaled time $\eta t / K^2$", xlim=(0, 6), title="under-represented $v_k$, any $K$")
-    ax.legend(loc="lower right")
+        sheet.line(
+            ax, "rescaled", f"K = {count}", times[shown] / count**2, values[shown], color=shade, label=f"{count}"
+        )
+    ax.set(xlabel=r"rescaled time $\eta t / K^2$", xlim=(0, 6), title="rare $v_k$, all $K$")
+    ax.legend(title="$K$", title_fontsize=8, loc="lower right", ncols=2)
+
+
+def _balanced(sheet: Sheet, ax: Axes, course: _Course, count: int) -> list[float]:
+    """The course of an equally likely feature with its two phases; returns when they end."""
+    times = [course.event(event, "balanced", count) for event in ("log", "error")]
+    weights = {name: WEIGHTS[name] for name in ("target", "other")}
+    _timeline(sheet, ax, course, ("balanced", count), course.borders(times), weights, ("I", "II"))
+    ax.set(xlabel=f"time {TIME}", title=f"balanced $v_k$ in two phases, $K = {count}$")
+    return times
+
+
+LENGTHS = ("-", (0, (4, 1.6)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+
+
+def _lengths(sheet: Sheet, ax: Axes, course: _Course, settings: Population) -> None:
+    """Attn_k of rare and balanced queries for prompts of each length, from the longest to the shortest."""
+    count = settings.feature_counts[0]
+    lengths = sorted((n for k, n in settings.systems if k == count), key=lambda n: -n if n else float("-inf"))
+    for length, dash in zip(lengths, cycle(LENGTHS), strict=False):
+        for query in ("balanced", "rare"):
+            color = QUERIES[query][0]
+            label = (f"$N = {length}$" if length else r"$N \to \infty$") if query == "rare" else None
+            index = (query, count, *([length] if length else []), "target")
+            name = f"{query}, N = {length}" if length else f"{query}, long prompts"
+            sheet.line(ax, "length", name, *course.curve("attention", index), color=color, linestyle=dash, label=label)
+    ax.set(xlabel=f"time {TIME}", xlim=(0, None), title=f"prompts of $N$ tokens, $K = {count}$")
+    ax.xaxis.set_major_formatter(THOUSANDS)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.legend(loc="lower right", handlelength=2.5)
 
 
 # (event, query) -> its colour, marker and label. The dominant feature's is timed with the finest steps.
 SCALING = {
-    ("error", "rare"): (RED, "o", "$L_k$ small, under-repr."),
-    ("log", "rare"): (ORANGE, "^", r"$A_k = \log K$, under-repr."),
-    ("half_log", "rare"): (PINK, "s", r"$A_k = \frac{1}{2}\log K$, under-repr."),
+    ("error", "rare"): (RED, "o", "$L_k$ small, rare"),
+    ("log", "rare"): (ORANGE, "^", r"$A_k = \log K$, rare"),
+    ("half_log", "rare"): (PINK, "s", r"$A_k = \frac{1}{2}\log K$, rare"),
     ("half_log", "balanced"): (GREEN, "D", r"$A_k = \frac{1}{2}\log K$, balanced"),
-    ("crossing", "rare"): (SKY, "v", "drifts cross, under-repr."),
+    ("crossing", "rare"): (SKY, "v", "drifts cross, rare"),
     ("error", "dominant"): (BLUE, "o", "$L_1$ small, dominant"),
 }
+
+
+LOCAL_FROM = 10  # below, the phases have not parted, and the crossing has no power law
 
 
 @FIGURES("extra_scaling")
@@ -259,7 +348,7 @@ def extra_scaling(metrics: Metrics, experiment: Runs) -> Drawing:
         (event, query): np.array([(fine if query == "dominant" else coarse).event(event, query, c) for c in counts])
         for event, query in SCALING
     }
-    sheet = Sheet(1, 2, size=(9.2, 3.6), width_ratios=[1.25, 1])
+    sheet = Sheet(1, 2, size=(WIDTH, 4.0), width_ratios=[1.2, 1])
     left, right = sheet.panels[0]
     exponents = {}
     for (event, query), (color, marker, label) in SCALING.items():
@@ -268,17 +357,37 @@ def extra_scaling(metrics: Metrics, experiment: Runs) -> Drawing:
         exponents[name] = _exponent(counts, shown)
         sheet.line(left, "times", name, counts, shown, label=f"{label}: $K^{{{exponents[name]:.2f}}}$", **style)
         if query != "dominant":
-            local = np.diff(np.log(shown)) / np.diff(np.log(counts))
-            sheet.line(right, "local exponents", name, np.sqrt(counts[1:] * counts[:-1]), local, **style)
+            local = (np.diff(np.log(shown)) / np.diff(np.log(counts)))[counts[:-1] >= LOCAL_FROM]
+            middle = np.sqrt(counts[1:] * counts[:-1])[counts[:-1] >= LOCAL_FROM]
+            sheet.line(right, "local exponents", name, middle, local, **style)
+    _others(sheet, left, metrics, experiment)
     _scaling_axes(left, right, counts)
-    sheet.figure.legend(loc="outside right center")
+    sheet.figure.legend(loc="outside upper center", ncols=3)
     letter(sheet.panels)
     facts = {
         "exponents": {name: _told(exponent, ".2f") for name, exponent in exponents.items()},
         "feature_counts": counts.tolist(),
+        "local_from": LOCAL_FROM,
+        "others": [label for label, _ in _other_rules(experiment)],
         "slower": [_told(ratio) for ratio in times["error", "rare"] / times["error", "dominant"]],
     }
     return Drawing(sheet.figure, sheet.table, facts)
+
+
+def _other_rules(experiment: Runs) -> list[tuple[str, Look]]:
+    """Optimizers other than gradient descent at any step size, which the curves above follow."""
+    rule = experiment.optimizers[_main(experiment)].rule
+    return [(label, look) for label, look in looks(experiment).items() if experiment.optimizers[label].rule != rule]
+
+
+def _others(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
+    """When a rare L_k is small under the other rules, in their own units of step size times steps."""
+    counts = experiment.settings.feature_counts
+    for label, look in _other_rules(experiment):
+        course = _Course(metrics, experiment.name, experiment.optimizers[label])
+        times = [course.event("error", "rare", count) for count in counts]
+        style = {**look.points, "linestyle": look.dash, "markersize": 4, "label": f"{look.name}: $L_k$ small, rare"}
+        sheet.line(ax, "times", f"{label}, error_rare", counts, times, **style)
 
 
 def _exponent(counts: np.ndarray, times: np.ndarray) -> float:
@@ -290,11 +399,12 @@ def _exponent(counts: np.ndarray, times: np.ndarray) -> float:
 
 
 def _scaling_axes(left: Axes, right: Axes, counts: np.ndarray) -> None:
-    left.set(xlabel="number of features $K$", yscale="log", ylabel=f"time {TIME}", title="times, with fitted exponents")
-    right.set(xlabel="$K$, middle of each doubling", ylabel="local exponent", title="exponents of the doublings")
+    left.set(xlabel="number of features $K$", yscale="log", ylabel=f"time {TIME}", title="times, fitted exponents")
+    right.set(xlabel="$K$, between doublings", ylabel="local exponent", title="local exponents")
     right.set_ylim(1.3, 2.5)
     right.axhline(2, color="#444444", linewidth=0.8, linestyle=":")
     for ax in (left, right):
         ax.set_xscale("log")
-        ax.set_xticks(counts, [str(c) for c in counts])
+        shown = counts if ax is left else counts[counts >= LOCAL_FROM]
+        ax.set_xticks(shown, [str(c) for c in shown])
         ax.minorticks_off()

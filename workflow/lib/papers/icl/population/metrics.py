@@ -9,33 +9,48 @@ import numpy as np
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.population.data import QUERIES
-from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, column, drifts
+from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, Columns
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
 from workflow.lib.plan.model import Experiment, Optimizer
-from workflow.lib.runs import Trace
+from workflow.lib.runs import Index, Metrics, Trace
 
+# A query waits on a plateau if its own attention is below a tenth for more than this share of the time to one half.
+PLATEAU = 0.5
 CLASSES = {"target": TARGET, "dominant": DOMINANT, "other": OTHER}
 
 
 def measure(
     experiment: Experiment[Population, PopulationOptions], data: Mapping[int, Arrays], runs: Mapping[str, Run]
 ) -> dict[str, Trace]:
-    """What figures and claims read; a column's index is its query and K, as in ("rare", 160).
+    """What figures and claims read; a column's index is its query and K, as in ("rare", 160), and N where it is finite.
 
-    What training recorded. Of every column: `error`, L_k; and the times in units of step size times steps at which
+    What training recorded. Of every column: `error`, L_k; and the times in units of learning rate times steps at which
     L_k falls below the threshold (`time_error`), A_k reaches half of log K (`time_half_log`) and log K (`time_log`),
-    B_{k,1} falls to -0.49 log K (`time_fallen`) and alpha_k overtakes |beta_{k,1}| (`time_crossing`); NaN where the
-    run is too short. With the class as a third index: `attention` on one target feature, Attn_k; and of the columns
-    with K = `phases_of` also `attention` on the dominant feature, and `logit` and `drift` of all of `CLASSES`.
+    B_{k,1} falls to -0.49 log K (`time_fallen`), alpha_k overtakes |beta_{k,1}| (`time_crossing`), and Attn_k reaches
+    0.1 (`time_tenth`) and 0.5 (`time_half`); NaN where the run is too short. With the class as a last index:
+    `attention` on one target feature, Attn_k; and of the columns with K = `phases_of` also `attention` on the
+    dominant feature, and `logit` and `drift` of all of `CLASSES`.
     """
     return {
         label: _measure_run(experiment.settings, experiment.optimizers[label], data, run) for label, run in runs.items()
     }
 
 
-def finest(experiment: Experiment[Population, PopulationOptions]) -> Optimizer[PopulationOptions]:
-    """The optimizer with the smallest step size, for what happens at the very start."""
-    return min(experiment.optimizers.values(), key=lambda optimizer: optimizer.hyperparameters["lr"])
+def pace(optimizer: Optimizer[PopulationOptions]) -> float:
+    """The time that passes in one step, eta; 1 for a rule without a learning rate."""
+    return float(optimizer.hyperparameters.get("lr", 1.0))
+
+
+def finest(experiment: Experiment[Population, PopulationOptions], label: str) -> Optimizer[PopulationOptions]:
+    """The entry with a label's rule that has the smallest step size, for what happens at the very start."""
+    rule = experiment.optimizers[label].rule
+    return min((entry for entry in experiment.optimizers.values() if entry.rule == rule), key=pace)
+
+
+def waits(metrics: Metrics, experiment: str, label: str, index: Index) -> float:
+    """The share of the time to Attn_k = 0.5 that a column's query spends below 0.1; NaN if it does not get there."""
+    tenth, half = (float(metrics.value(experiment, f"time_{e}", label, index=index)[0]) for e in ("tenth", "half"))
+    return tenth / half if half > 0 else 0.0
 
 
 def _measure_run(
@@ -44,30 +59,36 @@ def _measure_run(
     trace = Trace(run.seeds)
     trace.update(run.trace)
     steps = run.parameters["steps"][0]
-    times = steps * optimizer.hyperparameters["lr"]
+    times = steps * pace(optimizer)
     arrays = data[run.seeds[0]]  # nothing is random: the columns of all seeds are the same
-    for place, count in enumerate(arrays["feature_count"].tolist()):
-        index = QUERIES[place % len(QUERIES)], count
-        logits = np.moveaxis(run.parameters["logits"][:, :, place], -1, 0)
-        probability = arrays["probability"][place][:, None, None]
-        seen = column(logits, probability, arrays["multiplicity"][place][:, None, None])
-        drift = drifts(seen, probability)
-        trace.record("error", steps, seen.error, index)
-        trace.record("attention", steps, seen.attention[TARGET], (*index, "target"))
+    logits = run.parameters["logits"].transpose(3, 0, 1, 2)
+    shape = logits.shape[1:]
+    with np.errstate(invalid="ignore"):
+        found = Columns(arrays)(logits.reshape(3, -1, shape[2]))
+    error = found.error.reshape(shape)
+    attention, drift = (values.reshape(3, *shape) for values in (found.attention, found.drift))
+    systems = zip(arrays["feature_count"].tolist(), arrays["context_length"].tolist(), strict=True)
+    for place, (count, length) in enumerate(systems):
+        index = (QUERIES[place % len(QUERIES)], count, *([length] if length else []))
+        logit, seen, moved = logits[..., place], attention[..., place], drift[..., place]
+        trace.record("error", steps, error[..., place], index)
+        trace.record("attention", steps, seen[TARGET], (*index, "target"))
         reached = {
-            "error": settings.error_threshold - seen.error,
-            "half_log": logits[TARGET] - np.log(count) / 2,
-            "log": logits[TARGET] - np.log(count),
-            "fallen": -0.49 * np.log(count) - logits[DOMINANT],
-            "crossing": drift[TARGET] - np.abs(drift[DOMINANT]),
+            "error": settings.error_threshold - error[..., place],
+            "half_log": logit[TARGET] - np.log(count) / 2,
+            "log": logit[TARGET] - np.log(count),
+            "fallen": -0.49 * np.log(count) - logit[DOMINANT],
+            "crossing": moved[TARGET] - np.abs(moved[DOMINANT]),
+            "tenth": seen[TARGET] - 0.1,
+            "half": seen[TARGET] - 0.5,
         }
         for event, excess in reached.items():
             trace.record(f"time_{event}", 0, [first_crossing(times, e) for e in excess], index)
         if count == settings.phases_of:
-            trace.record("attention", steps, seen.attention[DOMINANT], (*index, "dominant"))
+            trace.record("attention", steps, seen[DOMINANT], (*index, "dominant"))
             for label, row in CLASSES.items():
-                trace.record("logit", steps, logits[row], (*index, label))
-                trace.record("drift", steps, drift[row], (*index, label))
+                trace.record("logit", steps, logit[row], (*index, label))
+                trace.record("drift", steps, moved[row], (*index, label))
     return trace
 
 

@@ -1,4 +1,8 @@
-"""Figures of training on sampled prompts: errors, attention scores, and the trap of the features."""
+"""Figures of training on sampled prompts: errors, attention scores, and the trap of the features.
+
+Colours are the optimizers'. Solid lines belong to the dominant feature, or to all features where they are equally
+likely; dashed ones to the other features.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,37 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from workflow.lib.contract import Draw, Drawing
+from workflow.lib.look import Look, looks, ordered
 from workflow.lib.papers.icl.settings import Prompts
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
+from workflow.lib.plotting import Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Index, Metrics, NotRecordedError
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Prompts]
 
-OTHERS = (RED, GREEN, ORANGE, PINK)  # v_2 to v_5; v_1 is blue
-THRESHOLD: dict[str, Any] = {"color": "#444444", "linewidth": 0.8, "linestyle": ":"}
+WIDTH = 6.75
+DASHED, TRAINING, LEFT = (0, (4, 1.6)), (0, (1, 2.5)), (0, (5, 1.5, 1, 1.5))
+THRESHOLD: dict[str, Any] = {"color": "#999999", "linewidth": 0.7, "zorder": 1}
 
 
-def _curve(metrics: Metrics, experiment: Runs, metric: str, index: Index = "") -> Curve:
-    """A metric of the experiment's first optimizer, the one that the figure is about."""
-    return metrics.curve(experiment.name, metric, next(iter(experiment.optimizers)), index)
+def _main(experiment: Runs) -> str:
+    """The optimizer that captions and claims speak of: Adam, or the first one where a user left it out."""
+    return "adam" if "adam" in experiment.optimizers else next(iter(experiment.optimizers))
 
 
-def _per_feature(
-    sheet: Sheet, ax: Axes, panel: str, curves: Mapping[int, Curve], first: str, log: bool = False
-) -> None:
-    """A line and band per feature; v_2 to v_K share a band where they are many.
-
-    Args:
-        sheet: draws and records.
-        ax: the axes.
-        panel: name of the panel in the table.
-        curves: number of the feature -> its curve.
-        first: label of v_1.
-        log: whether the axis, and so the mean, is logarithmic.
-    """
-    count = len(curves)
-    sheet.band(ax, panel, "v1", curves[1], geometric=log, color=BLUE, label=first, zorder=3)
-    if count <= 1 + len(OTHERS):
-        for k, color in zip(range(2, count + 1), OTHERS, strict=False):
-            sheet.band(ax, panel, f"v{k}", curves[k], geometric=log, color=color, label=f"$v_{k}$")
-        return
-    others = [curves[k] for k in range(2, count + 1)]
-    for k, curve in enumerate(others, start=2):
-        middle = np.exp(np.log(curve.values).mean(axis=0)) if log else curve.values.mean(axis=0)
-        sheet.line(ax, panel, f"v{k}", curve.steps, middle, color=RED, linewidth=0.7, alpha=0.5)
-    label = f"$v_2$ to $v_{{{count}}}$ together"
-    sheet.band(ax, panel, f"v2 to v{count}", _together(others), geometric=log, color=RED, label=label)
+def _groups(settings: Prompts) -> dict[str, tuple[range, Any]]:
+    """Features that the data do not tell apart, with their dash."""
+    if settings.probabilities == "balanced":
+        return {f"v1 to v{settings.feature_count}": (settings.numbers, "-")}
+    return {
+        "v1": (settings.numbers[:1], "-"),
+        f"v2 to v{settings.feature_count}": (settings.numbers[1:], DASHED),
+    }
 
 
 def _together(curves: Sequence[Curve]) -> Curve:
@@ -60,54 +50,140 @@ def _together(curves: Sequence[Curve]) -> Curve:
     return Curve(tuple(range(len(rows))), curves[0].steps, rows)
 
 
+def _per_group(
+    sheet: Sheet,
+    ax: Axes,
+    where: tuple[str, str],
+    curves: Mapping[int, Curve],
+    settings: Prompts,
+    color: str,
+    log: bool,
+) -> None:
+    """Mean and range over features and seeds of each group, with a thin line for the mean of every feature in it.
+
+    Args:
+        sheet: draws and records.
+        ax: the axes.
+        where: name of the panel in the table, and the optimizer's label.
+        curves: number of the feature -> its curve.
+        settings: say which features are alike.
+        color: the optimizer's.
+        log: whether the axis, and so the mean, is logarithmic.
+    """
+    panel, label = where
+    for name, (numbers, dash) in _groups(settings).items():
+        if len(numbers) > 1:
+            for k in numbers:
+                values = curves[k].values
+                middle = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
+                style = {"color": color, "linewidth": 0.5, "alpha": 0.6}
+                sheet.line(ax, panel, f"{label}, v{k}", curves[k].steps, middle, **style)
+        whole = _together([curves[k] for k in numbers])
+        style = {"color": color, "linestyle": dash, "linewidth": 1.4}
+        sheet.band(ax, panel, f"{label}, {name}", whole, geometric=log, **style)
+
+
+def _every(experiment: Runs) -> list[tuple[str, Look]]:
+    found = looks(experiment)
+    return [(label, found[label]) for label in ordered(experiment.optimizers, experiment)]
+
+
 def _title(settings: Prompts) -> str:
     if settings.probabilities == "balanced":
         return f"balanced, $p_k = 1/{settings.feature_count}$"
     return f"imbalanced, $p_1 = {settings.distribution[0]:g}$"
 
 
-def _first(settings: Prompts) -> str:
-    return "$v_1$" if settings.probabilities == "balanced" else "$v_1$, dominant"
+def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, log: bool) -> None:
+    """L_k on unseen prompts, and dotted the mean error on the training prompts."""
+    settings, panel = experiment.settings, f"{experiment.name}, {'log' if log else 'linear'}"
+    for label, look in _every(experiment):
+        curves = {k: metrics.curve(experiment.name, "error", label, k) for k in settings.numbers}
+        _per_group(sheet, ax, (panel, label), curves, settings, look.color, log)
+        for name, (numbers, _) in _groups(settings).items():
+            seen = _known(metrics, experiment, "training_error", label, numbers)
+            if seen is not None:
+                middle = np.nanmean(seen.values, axis=0)
+                style = {"color": "black", "linestyle": TRAINING, "linewidth": 0.9}
+                sheet.line(ax, panel, f"{label}, {name}, training prompts", seen.steps, middle, **style)
+    ax.axhline(settings.error_threshold, **THRESHOLD)
+    ax.set(xlim=(0, settings.epochs), title=f"{_title(settings)}{', log axis' if log else ''}")
+    ax.set(yscale="log") if log else ax.set(ylim=(0, None))
 
 
-def _errors(sheet: Sheet, linear: Axes, log: Axes, metrics: Metrics, experiment: Runs) -> None:
-    """L_k of every feature on a linear axis, as in the paper, and on a logarithmic one."""
-    settings = experiment.settings
-    curves = {k: _curve(metrics, experiment, "error", k) for k in settings.numbers}
-    _per_feature(sheet, linear, f"{experiment.name}, linear", curves, _first(settings))
-    _per_feature(sheet, log, f"{experiment.name}, log", curves, _first(settings), log=True)
-    for ax in (linear, log):
-        ax.axhline(settings.error_threshold, **THRESHOLD)
-        ax.set(xlabel="epoch", xlim=(0, settings.epochs), ylabel="prediction error $L_k$")
-    linear.set(ylim=(0, None), title=_title(settings))
-    log.set(yscale="log", title=f"{_title(settings)}: log axis (ours)")
-    linear.legend(loc="upper right")
+def _known(metrics: Metrics, experiment: Runs, metric: str, label: str, numbers: range) -> Curve | None:
+    """A metric of several features as one curve; features that are the query of no training prompt are left out."""
+    known = [k for k in numbers if metrics.has(experiment.name, metric, label, k)]
+    return _together([metrics.curve(experiment.name, metric, label, k) for k in known]) if known else None
 
 
 def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
-    """Attn_k given v_k; with a dominant feature, dashed, Attn_1 given the other queries."""
+    """Attn_k given v_k; with a dominant feature also Attn_1 given the other queries."""
     settings, panel = experiment.settings, f"{experiment.name}, attention"
-    curves = {k: _curve(metrics, experiment, "attention", (k, k)) for k in settings.numbers}
-    _per_feature(sheet, ax, panel, curves, _first(settings))
-    if settings.probabilities != "balanced":
-        released = _together([_curve(metrics, experiment, "attention", (1, k)) for k in settings.numbers[1:]])
-        label = "Attn$_1$ given others (ours)"
-        style = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "label": label}
-        sheet.band(ax, panel, "v1 given the others", released, geometric=False, **style)
+    for label, look in _every(experiment):
+        curves = {k: metrics.curve(experiment.name, "attention", label, (k, k)) for k in settings.numbers}
+        _per_group(sheet, ax, (panel, label), curves, settings, look.color, log=False)
+        if settings.probabilities != "balanced":
+            others = [metrics.curve(experiment.name, "attention", label, (1, k)) for k in settings.numbers[1:]]
+            style: dict[str, Any] = {"color": look.color, "linestyle": LEFT, "linewidth": 1.2}
+            sheet.band(ax, panel, f"{label}, v1 given the others", _together(others), **style)
     ax.axhline(settings.attention_threshold, **THRESHOLD)
-    ax.set(xlabel="epoch", ylabel="attention score Attn$_k$ given $v_k$", title=_title(settings))
-    ax.set(xlim=(0, settings.epochs), ylim=(0, 1))
-    ax.legend(loc="center right", bbox_to_anchor=(1, 0.43))
+    ax.set(xlim=(0, settings.epochs), ylim=(0, 1), title=_title(settings))
+
+
+def _legend(sheet: Sheet, experiments: Sequence[Runs], *, errors: bool, scores: bool) -> None:
+    """Above: colours for optimizers, dashes for features."""
+    found = {label: look for experiment in experiments for label, look in _every(experiment)}
+    lines = [Line2D([], [], color=look.color, label=look.name) for look in found.values()]
+
+    def dash(label: str, style: Any, width: float = 1.4) -> None:
+        lines.append(Line2D([], [], color="black", linestyle=style, linewidth=width, label=label))
+
+    dash("all $v_k$, or dominant $v_1$", "-")
+    dash(f"$v_2$ to $v_{{{experiments[-1].settings.feature_count}}}$", DASHED)
+    if scores:
+        dash("Attn$_1$ given others", LEFT, 1.2)
+    if errors:
+        dash("training prompts", TRAINING, 0.9)
+    sheet.figure.legend(
+        handles=lines, loc="outside upper center", ncols=5 if len(lines) == 5 and not (errors and scores) else 3
+    )
+
+
+# Other thresholds at which captions tell the stages.
+LEVELS = {"error": (0.1, 0.05, 0.02), "attention": (0.8, 0.85, 0.9)}
+
+
+def _stages(metrics: Metrics, experiment: Runs, metric: str) -> list[str]:
+    """The first other feature's over the dominant one's epoch of passing each level, the smallest of all seeds."""
+    sign = 1 if metric == "attention" else -1
+    told = []
+    for level in LEVELS[metric]:
+        epochs = []
+        for k in experiment.settings.numbers:
+            index = (k, k) if metric == "attention" else k
+            curve = metrics.curve(experiment.name, metric, _main(experiment), index)
+            passed = sign * (curve.values - level) > 0
+            epochs.append(np.where(passed.any(axis=1), curve.steps[passed.argmax(axis=1)], np.inf))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = float((np.min(epochs[1:], axis=0) / epochs[0]).min())
+        told.append(f"{ratio:.1f} at {level:g}" if np.isfinite(ratio) else f"not reached at {level:g}")
+    return told
 
 
 def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]:
     """Seeds, thresholds, and the range over seeds of each event's epoch, for v_1 and for all other features."""
     facts: dict[str, Any] = {
-        "seeds": len(_curve(metrics, balanced, "loss").seeds),
+        "rule": looks(balanced)[_main(balanced)].name,
+        "count": balanced.settings.feature_count,
+        "seeds": len(metrics.curve(balanced.name, "loss", _main(balanced)).seeds),
         "error_threshold": balanced.settings.error_threshold,
         "attention_threshold": balanced.settings.attention_threshold,
+        "share": _share(metrics, imbalanced),
+        "error_stages": _stages(metrics, imbalanced, "error"),
+        "attention_stages": _stages(metrics, imbalanced, "attention"),
     }
-    for event in ("converged", "concentrated"):
+    for event in ("converged", "training_converged", "concentrated"):
         facts[event] = {
             "balanced": _epochs(metrics, balanced, event),
             "imbalanced": _epochs(metrics, imbalanced, event),
@@ -120,7 +196,7 @@ def _epochs(metrics: Metrics, experiment: Runs, event: str) -> tuple[str, str]:
         found = []
         for k in features:
             try:
-                found.append(_curve(metrics, experiment, event, k).final())
+                found.append(metrics.value(experiment.name, event, _main(experiment), index=k))
             except NotRecordedError:  # no seed got there
                 found.append(np.array([np.nan]))
         epochs = np.concatenate(found)
@@ -133,85 +209,106 @@ def _epochs(metrics: Metrics, experiment: Runs, event: str) -> tuple[str, str]:
     return span(numbers[:1]), span(numbers[1:])
 
 
+def _share(metrics: Metrics, experiment: Runs) -> list[str]:
+    """How queries other than v_1 share their attention between v_1 and their own feature, at the start and later on."""
+    settings, told = experiment.settings, []
+    for step in [e for e in (0, 10, 40) if e in settings.recorded]:
+        left = np.mean([_score(metrics, experiment, 1, k, step) for k in settings.numbers[1:]])
+        own = np.mean([_score(metrics, experiment, k, k, step) for k in settings.numbers[1:]])
+        told.append(f"{left:.2f} and {own:.2f} at epoch {step}")
+    return told
+
+
+def _score(metrics: Metrics, experiment: Runs, m: int, k: int, step: int) -> np.ndarray:
+    return metrics.value(experiment.name, "attention", _main(experiment), step, (m, k))
+
+
 @FIGURES("fig2")
 def fig2(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
-    """Prediction error per feature: linear as in the paper, and beside it on a log axis, as ours."""
-    sheet = Sheet(2, 2, size=(8.6, 5.4), sharex=True)
-    for (linear, log), experiment in zip(sheet.panels, (balanced, imbalanced), strict=True):
-        _errors(sheet, linear, log, metrics, experiment)
-    for ax in sheet.panels[0]:
-        ax.set_xlabel("")
-    letter([sheet.panels[0, 0], sheet.panels[1, 0]])
+    """Prediction error per feature: on a linear axis, and beneath it on a log axis, as ours."""
+    sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
+    for column, experiment in enumerate((balanced, imbalanced)):
+        for row, log in enumerate((False, True)):
+            _errors(sheet, sheet.panels[row, column], metrics, experiment, log)
+    for ax in sheet.panels[:, 0]:
+        ax.set_ylabel("prediction error $L_k$")
+    for ax in sheet.panels[1]:
+        ax.set_xlabel("epoch (steps)")
+    letter(sheet.panels)
+    _legend(sheet, (balanced, imbalanced), errors=True, scores=False)
     return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("fig3")
 def fig3(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Attention scores per feature."""
-    sheet = Sheet(1, 2, size=(8.6, 3.3))
+    sheet = Sheet(1, 2, size=(WIDTH, 2.9), sharey=True)
     for ax, experiment in zip(sheet.panels[0], (balanced, imbalanced), strict=True):
         _attention(sheet, ax, metrics, experiment)
+        ax.set_xlabel("epoch (steps)")
+    sheet.panels[0, 0].set_ylabel("attention score Attn$_k$ given $v_k$")
     letter(sheet.panels)
+    _legend(sheet, (balanced, imbalanced), errors=False, scores=True)
     return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_ten_features")
 def extra_ten_features(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
-    """Figures 2 and 3 for the second setting."""
-    sheet = Sheet(2, 3, size=(11, 5.4), sharex=True)
-    for (linear, log, scores), experiment in zip(sheet.panels, (balanced, imbalanced), strict=True):
-        _errors(sheet, linear, log, metrics, experiment)
-        _attention(sheet, scores, metrics, experiment)
-    for ax in sheet.panels[0]:
-        ax.set_xlabel("")
+    """Figures 2 (log axis) and 3 for the second setting."""
+    sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
+    for column, experiment in enumerate((balanced, imbalanced)):
+        _errors(sheet, sheet.panels[0, column], metrics, experiment, log=True)
+        _attention(sheet, sheet.panels[1, column], metrics, experiment)
+        sheet.panels[1, column].set_xlabel("epoch (steps)")
+    sheet.panels[0, 0].set_ylabel("prediction error $L_k$")
+    sheet.panels[1, 0].set_ylabel("Attn$_k$ given $v_k$")
+    letter(sheet.panels)
+    _legend(sheet, (balanced, imbalanced), errors=True, scores=True)
     return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_trap")
 def extra_trap(metrics: Metrics, dense: Runs, axes: Runs) -> Drawing:
     """Why features along the axes stall under Adam: each entry gains a step size, but a dense A_k sums many entries."""
-    runs = (
-        (dense, "adam", BLUE, f"Adam, dense features, $d = {dense.settings.dimension}$"),
-        (axes, "adam", RED, f"Adam, features along the axes, $d = {axes.settings.dimension}$"),
-        (axes, "adam_large", ORANGE, "the same with a larger step size"),
-        (dense, "gd", GREY, "plain GD, dense features"),
-    )
-    sheet = Sheet(1, 3, size=(10.5, 3.7))
+    sheet = Sheet(1, 3, size=(WIDTH, 3.0))
     entries, logits, scores = sheet.panels[0]
-    for experiment, optimizer, color, label in runs:
-        name, series = experiment.name, f"{experiment.name}, {optimizer}"
-        largest = metrics.curve(name, "largest_entry", optimizer)
-        relative = Curve(largest.seeds, largest.steps, largest.values / _step_size(experiment, optimizer))
-        sheet.band(entries, "entries", series, relative, color=color, label=label)
-        sheet.band(logits, "logit", series, metrics.curve(name, "target_logit", optimizer, 1), color=color)
-        sheet.band(scores, "attention", series, metrics.curve(name, "attention", optimizer, (1, 1)), color=color)
+    for experiment, dash, kind in ((dense, "-", "dense"), (axes, DASHED, "axes")):
+        names = {"adam_large": f"Adam at {_step_size(axes, 'adam_large'):g}"} if "adam_large" in axes.optimizers else {}
+        for label, look in looks(experiment, names).items():
+            name, series = experiment.name, f"{experiment.name}, {label}"
+            style: dict[str, Any] = {"color": look.color, "linestyle": dash}
+            largest = metrics.curve(name, "largest_entry", label)
+            relative = Curve(largest.seeds, largest.steps, largest.values / _step_size(experiment, label))
+            sheet.band(entries, "entries", series, relative, label=f"{look.name}, {kind}", **style)
+            sheet.band(logits, "logit", series, metrics.curve(name, "target_logit", label, 1), **style)
+            sheet.band(scores, "attention", series, metrics.curve(name, "attention", label, (1, 1)), **style)
     epochs = axes.settings.epochs
     pace = {"color": "black", "linestyle": ":", "linewidth": 1, "label": "one step size an epoch"}
     sheet.line(entries, "entries", "one step size an epoch", [0, epochs], [0, epochs], **pace)
-    entries.set(ylabel=r"largest $|Q_{ij}|$ in step sizes", title="an entry gains about a step size an epoch")
-    logits.set(ylabel=r"$A_1 = v_1^\top Q\, v_1$", title="dense features add up many entries")
-    scores.set(ylabel="Attn$_1$ given $v_1$", title="so that they converge in time")
+    entries.set(ylabel=r"largest $|Q_{ij}|$ / step size", title="largest entry")
+    logits.set(ylabel=r"$A_1 = v_1^\top Q\, v_1$", title="logit of $v_1$")
+    scores.set(ylabel="Attn$_1$ given $v_1$", title="attention")
     for ax in sheet.panels[0]:
-        ax.set(xlabel="epoch", xlim=(0, epochs), ylim=(0, None))
+        ax.set(xlabel="epoch (steps)", xlim=(0, epochs), ylim=(0, None))
     scores.set_ylim(0, 1)
-    sheet.figure.legend(loc="outside lower center", ncols=3)
+    sheet.figure.legend(loc="outside upper center", ncols=3)
     letter(sheet.panels)
     return Drawing(sheet.figure, sheet.table, _trap_facts(metrics, dense, axes))
 
 
 def _trap_facts(metrics: Metrics, dense: Runs, axes: Runs) -> dict[str, Any]:
     """How far Adam gets along the axes, and how many step sizes an epoch a dense A_k gains at first."""
-    scores = metrics.value(axes.name, "attention", "adam", index=(1, 1))
-    step_size = _step_size(axes, "adam")
+    label = _main(axes)
+    scores = metrics.value(axes.name, "attention", label, index=(1, 1))
     return {
         "gain": metrics.value(dense.name, "projector_sum").mean() / dense.settings.feature_count,
         "epochs": axes.settings.epochs,
-        "step_size": step_size,
-        "times_larger": _step_size(axes, "adam_large") / step_size,
-        "logit_on_axes": metrics.value(axes.name, "target_logit", "adam", index=1).mean(),
+        "dimensions": (dense.settings.dimension, axes.settings.dimension),
+        "step_size": _step_size(axes, label),
+        "logit_on_axes": metrics.value(axes.name, "target_logit", label, index=1).mean(),
         "score_on_axes": (scores.min(), scores.max()),
     }
 
 
 def _step_size(experiment: Runs, optimizer: str) -> float:
-    return float(experiment.optimizer(optimizer).hyperparameters["lr"])
+    return float(experiment.optimizer(optimizer).hyperparameters.get("lr", 1.0))

@@ -19,10 +19,10 @@ RAW_SAMPLES = 200_000
 def measure(experiment: Experiment[Prompts], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """What figures and claims read; features are counted from 1, as in the paper.
 
-    Per optimizer: what training recorded; at index k `target_logit`, A_k, `error`, the population error L_k, and
-    `converged` and `concentrated`, the first recorded epochs with L_k below and Attn_k above the thresholds; at index
-    (m, k) `attention`, the mean Attn_m given query v_k; `closed_loss_error`, the largest difference of L_k and the
-    sampled squared error, of the first seed.
+    Per optimizer: what training recorded; at index k `target_logit`, A_k, and `error`, the population error L_k; the
+    first recorded epochs past the thresholds, of L_k (`converged`), of the error on the training prompts
+    (`training_converged`) and of Attn_k (`concentrated`); at index (m, k) `attention`, the mean Attn_m given query v_k;
+    `closed_loss_error`, the largest difference of L_k and the sampled squared error, of the first seed.
     Of the data: `projector_sum`, sum_ij |P_ij| for the projector P on the features, and at index k `probability`.
     """
     measured = {label: _measure_run(experiment, data, run) for label, run in runs.items()}
@@ -48,6 +48,9 @@ def _measure_run(experiment: Experiment[Prompts], data: Mapping[int, Arrays], ru
         trace.record("target_logit", epochs, run.parameters["logits"][..., column, column], k)
         trace.record("error", epochs, errors[..., column], k)
         trace.record("converged", 0, _first(epochs, errors[..., column] < settings.error_threshold), k)
+        if str(k) in run.trace.indices("training_error"):  # not so for a feature that is no training prompt's query
+            seen = run.trace.curve("training_error", k)
+            trace.record("training_converged", 0, _first(seen.steps, seen.values < settings.error_threshold), k)
         on_target = attention[..., column, column]
         trace.record("concentrated", 0, _first(epochs, on_target > settings.attention_threshold), k)
         for row, m in enumerate(settings.numbers):

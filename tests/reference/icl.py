@@ -67,18 +67,24 @@ def population_descent(probabilities, *, step_size, iterations):
     return logits.detach().numpy()
 
 
-def finite_column(column, probabilities, query, length):
-    """L_k, mean attention (K,) and minus the gradient of p_k L_k (K,) at one column (K,), over all prompts of N."""
+def finite_loss(column, probabilities, query, length):
+    """L_k of one column (K,), and the mean attention (K,), over all prompts of N tokens."""
     size = len(column)
-    s = torch.tensor(column, dtype=torch.float64, requires_grad=True)
-    loss, attention = torch.zeros((), dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    loss, attention = 0.0, 0.0
     for counts in itertools.product(range(length + 1), repeat=size):
         if sum(counts) != length:
             continue
         shares = (p**c / math.factorial(c) for p, c in zip(probabilities, counts, strict=True))
         chance = math.factorial(length) * math.prod(shares)
-        scores = torch.softmax(torch.tensor(counts, dtype=torch.float64).log() + s, dim=0)
+        scores = torch.softmax(torch.tensor(counts, dtype=torch.float64).log() + column, dim=0)
         loss = loss + chance * (torch.eye(size, dtype=torch.float64)[query] - scores).square().sum() / 2
-        attention = attention + chance * scores.detach()
+        attention = attention + chance * scores
+    return loss, attention
+
+
+def finite_column(column, probabilities, query, length):
+    """L_k, mean attention (K,) and minus the gradient of p_k L_k (K,) at one column (K,), over all prompts of N."""
+    s = torch.tensor(column, dtype=torch.float64, requires_grad=True)
+    loss, attention = finite_loss(s, probabilities, query, length)
     (gradient,) = torch.autograd.grad(loss * probabilities[query], s)
-    return loss.item(), attention.numpy(), -gradient.numpy()
+    return loss.item(), attention.detach().numpy(), -gradient.numpy()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Within this range of logits no square of an exponential underflows, whichever features a prompt lacks.
-_NEAR = 300.0
+NEAR = 300.0
 
 
 def errors_and_attention(
@@ -36,7 +36,7 @@ def errors_and_attention(
     attention = np.empty(logits.shape)
     with np.errstate(invalid="ignore"):
         below = logits - logits.max(axis=1, keepdims=True)
-        near = (below >= -_NEAR).all(axis=1)  # not so where they are NaN
+        near = (below >= -NEAR).all(axis=1)  # not so where they are NaN
     weights = np.exp(np.where(near[:, None], below, 0.0))
     for k in range(size):
         others = weights[:, :, k].T.copy()

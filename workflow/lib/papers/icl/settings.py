@@ -181,8 +181,9 @@ class Population(Settings):
         return "plain" if self.carried(optimizer) == "matrices" else "fast"
 
     def carried(self, optimizer: Optimizer[PopulationOptions]) -> Literal["entries", "coordinates", "matrices"]:
-        """Which parameters a rule moves (docs/papers/icl.md, section 6.4): the classes of columns, coordinates of the
-        K x K matrices whose classes have equal entries, or those matrices themselves.
+        """Which parameters a rule moves (docs/papers/icl.md, section 6.4).
+
+        The classes of columns, coordinates of the K x K matrices whose classes have equal entries, or those matrices.
         """
         traits = optimizer.traits
         if traits.entrywise and not traits.needs_loss:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from workflow.lib.files import Arrays
+from workflow.lib.papers.icl.formulas import NEAR
 
 TARGET, DOMINANT, OTHER = 0, 1, 2
 
@@ -88,7 +89,11 @@ class FinitePrompts:
 
     def __call__(self, logits: np.ndarray) -> Seen:
         """What the query sees at logits of shape (3, n)."""
-        single = np.exp(logits - logits.max(axis=0))[..., None]
+        relative = (logits - logits.max(axis=0))[..., None]
+        if not (relative >= -NEAR).all():  # some prompts lack the largest: relative to the largest they have
+            present = np.where(self._counts[:, None] > 0, logits[..., None], -np.inf)
+            relative = present - present.max(axis=0)
+        single = np.exp(relative)
         weights = self._counts[:, None] * single
         total = weights.sum(axis=0)
         target, dominant, rest = weights / total

@@ -36,6 +36,13 @@ SHORT = {
 }
 
 
+# A user's rule in every experiment, which every figure draws or names.
+MINE = {"rule": "torch.optim.RMSprop", "lr": 0.01}
+for _name, _changes in SHORT.items():
+    _own = {"iterations": 10} if _name in ("population", "finite") else {}
+    _changes["optimizers"] = {**_changes.get("optimizers", {}), "mine": MINE | _own}
+
+
 def run(folder, changes, count):
     paper = rooms.load_paper("icl", {"experiments": changes}, seeds=count)
     block = block_name(0, count - 1)
@@ -77,13 +84,16 @@ def short(tmp_path_factory):
     return folder, run(folder, SHORT, 2)
 
 
-def test_short_runs_draw_every_figure(short):
+def test_short_runs_draw_every_figure_and_optimizer(short):
     folder, paper = short
     assert set(rooms.figures("icl")) == set(paper.figures)
     for outputs in draw(folder, paper).values():
         assert len(pd.read_csv(outputs["csv"])) > 0
         assert outputs["png"].stat().st_size > 10_000
-        assert not re.search(r"\bnan\b", outputs["caption"].read_text().split("Settings of")[0])
+        caption = outputs["caption"].read_text().split("Settings of")[0]
+        assert not re.search(r"\bnan\b", caption)
+        drawn = pd.read_csv(outputs["csv"])["series"].str.contains("mine").any()
+        assert drawn or "mine" in caption
 
 
 def test_short_runs_judge_every_claim(short):
@@ -119,7 +129,7 @@ def test_the_csv_is_the_picture(short):
 
 
 def test_a_diverged_run_is_drawn_and_judged(tmp_path):
-    changes = SHORT | {"imbalanced": {**SHORT["imbalanced"], "optimizers": {"adam": {"lr": 1e308}}}}
+    changes = SHORT | {"imbalanced": {**SHORT["imbalanced"], "optimizers": {"adam": {"lr": 1e308}, "mine": MINE}}}
     paper = run(tmp_path, changes, 1)
     assert read_traces(tmp_path / "imbalanced.parquet")["adam"]["diverged_at"].final()[0] == 2
     with warnings.catch_warnings():

@@ -57,8 +57,8 @@ def _main(experiment: Runs) -> str:
     return "gd" if "gd" in experiment.optimizers else next(iter(experiment.optimizers))
 
 
-def _left_out(experiment: Runs) -> list[str]:
-    return [label for label in experiment.optimizers if label != _main(experiment)]
+def _left_out(experiment: Runs, *drawn: str) -> list[str]:
+    return [label for label in experiment.optimizers if label not in (_main(experiment), *drawn)]
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,8 @@ def extra_plateau(metrics: Metrics, experiment: Runs, finite: Runs) -> Drawing:
         "balanced_of": settings.phases_of,
         "balanced": [_told(time) for time in phases],
         "finite_of": finite.settings.feature_counts[0],
-        "left_out": _left_out(experiment) + [f"{label} of {finite.name}" for label in _left_out(finite)],
+        "left_out": _left_out(experiment, fine.optimizer.label)
+        + [f"{label} of {finite.name}" for label in _left_out(finite)],
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
@@ -386,7 +387,8 @@ def _others(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
     for label, look in _other_rules(experiment):
         course = _Course(metrics, experiment.name, experiment.optimizers[label])
         times = [course.event("error", "rare", count) for count in counts]
-        style = {**look.points, "linestyle": look.dash, "markersize": 4, "label": f"{look.name}: $L_k$ small, rare"}
+        style = {**look.points, "linestyle": (0, (3, 2)), "markersize": 5, "markerfacecolor": "white"}
+        style["label"] = f"{look.name}: $L_k$ small, rare"
         sheet.line(ax, "times", f"{label}, error_rare", counts, times, **style)
 
 

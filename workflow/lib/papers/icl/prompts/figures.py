@@ -83,9 +83,16 @@ def _per_group(
         sheet.band(ax, panel, f"{label}, {name}", whole, geometric=log, **style)
 
 
-def _every(experiment: Runs) -> list[tuple[str, Look]]:
-    found = looks(experiment)
-    return [(label, found[label]) for label in ordered(experiment.optimizers, experiment)]
+def _every(*experiments: Runs, names: Mapping[str, str] | None = None) -> dict[str, Look]:
+    """The look of every optimizer of some experiments, the same in all of them, in the order of legends."""
+    optimizers = {label: entry for experiment in experiments for label, entry in experiment.optimizers.items()}
+    merged = experiments[0].model_copy(update={"optimizers": optimizers})
+    found = looks(merged, names)
+    return {label: found[label] for label in ordered(optimizers, merged)}
+
+
+def _mine(experiment: Runs, every: Mapping[str, Look]) -> list[tuple[str, Look]]:
+    return [(label, look) for label, look in every.items() if label in experiment.optimizers]
 
 
 def _title(settings: Prompts) -> str:
@@ -94,10 +101,10 @@ def _title(settings: Prompts) -> str:
     return f"imbalanced, $p_1 = {settings.distribution[0]:g}$"
 
 
-def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, log: bool) -> None:
+def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every: Mapping[str, Look], log: bool) -> None:
     """L_k on unseen prompts, and dotted the mean error on the training prompts."""
     settings, panel = experiment.settings, f"{experiment.name}, {'log' if log else 'linear'}"
-    for label, look in _every(experiment):
+    for label, look in _mine(experiment, every):
         curves = {k: metrics.curve(experiment.name, "error", label, k) for k in settings.numbers}
         _per_group(sheet, ax, (panel, label), curves, settings, look.color, log)
         for name, (numbers, _) in _groups(settings).items():
@@ -117,10 +124,10 @@ def _known(metrics: Metrics, experiment: Runs, metric: str, label: str, numbers:
     return _together([metrics.curve(experiment.name, metric, label, k) for k in known]) if known else None
 
 
-def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
+def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every: Mapping[str, Look]) -> None:
     """Attn_k given v_k; with a dominant feature also Attn_1 given the other queries."""
     settings, panel = experiment.settings, f"{experiment.name}, attention"
-    for label, look in _every(experiment):
+    for label, look in _mine(experiment, every):
         curves = {k: metrics.curve(experiment.name, "attention", label, (k, k)) for k in settings.numbers}
         _per_group(sheet, ax, (panel, label), curves, settings, look.color, log=False)
         if settings.probabilities != "balanced":
@@ -133,8 +140,7 @@ def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> No
 
 def _legend(sheet: Sheet, experiments: Sequence[Runs], *, errors: bool, scores: bool) -> None:
     """Above: colours for optimizers, dashes for features."""
-    found = {label: look for experiment in experiments for label, look in _every(experiment)}
-    lines = [Line2D([], [], color=look.color, label=look.name) for look in found.values()]
+    lines = [Line2D([], [], color=look.color, label=look.name) for look in _every(*experiments).values()]
 
     def dash(label: str, style: Any, width: float = 1.4) -> None:
         lines.append(Line2D([], [], color="black", linestyle=style, linewidth=width, label=label))
@@ -173,12 +179,14 @@ def _stages(metrics: Metrics, experiment: Runs, metric: str) -> list[str]:
 
 def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]:
     """Seeds, thresholds, and the range over seeds of each event's epoch, for v_1 and for all other features."""
+    prompts = imbalanced.settings.prompts
     facts: dict[str, Any] = {
         "rule": looks(balanced)[_main(balanced)].name,
         "count": balanced.settings.feature_count,
         "seeds": len(metrics.curve(balanced.name, "loss", _main(balanced)).seeds),
         "error_threshold": balanced.settings.error_threshold,
         "attention_threshold": balanced.settings.attention_threshold,
+        "queries": [prompts, *(round(prompts * e.settings.distribution[-1]) for e in (balanced, imbalanced))],
         "share": _share(metrics, imbalanced),
         "error_stages": _stages(metrics, imbalanced, "error"),
         "attention_stages": _stages(metrics, imbalanced, "attention"),
@@ -227,9 +235,10 @@ def _score(metrics: Metrics, experiment: Runs, m: int, k: int, step: int) -> np.
 def fig2(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Prediction error per feature: on a linear axis, and beneath it on a log axis, as ours."""
     sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
+    every = _every(balanced, imbalanced)
     for column, experiment in enumerate((balanced, imbalanced)):
         for row, log in enumerate((False, True)):
-            _errors(sheet, sheet.panels[row, column], metrics, experiment, log)
+            _errors(sheet, sheet.panels[row, column], metrics, experiment, every, log)
     for ax in sheet.panels[:, 0]:
         ax.set_ylabel("prediction error $L_k$")
     for ax in sheet.panels[1]:
@@ -244,7 +253,7 @@ def fig3(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Attention scores per feature."""
     sheet = Sheet(1, 2, size=(WIDTH, 2.9), sharey=True)
     for ax, experiment in zip(sheet.panels[0], (balanced, imbalanced), strict=True):
-        _attention(sheet, ax, metrics, experiment)
+        _attention(sheet, ax, metrics, experiment, _every(balanced, imbalanced))
         ax.set_xlabel("epoch (steps)")
     sheet.panels[0, 0].set_ylabel("attention score Attn$_k$ given $v_k$")
     letter(sheet.panels)
@@ -257,8 +266,9 @@ def extra_ten_features(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Dr
     """Figures 2 (log axis) and 3 for the second setting."""
     sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
     for column, experiment in enumerate((balanced, imbalanced)):
-        _errors(sheet, sheet.panels[0, column], metrics, experiment, log=True)
-        _attention(sheet, sheet.panels[1, column], metrics, experiment)
+        every = _every(balanced, imbalanced)
+        _errors(sheet, sheet.panels[0, column], metrics, experiment, every, log=True)
+        _attention(sheet, sheet.panels[1, column], metrics, experiment, every)
         sheet.panels[1, column].set_xlabel("epoch (steps)")
     sheet.panels[0, 0].set_ylabel("prediction error $L_k$")
     sheet.panels[1, 0].set_ylabel("Attn$_k$ given $v_k$")
@@ -272,9 +282,10 @@ def extra_trap(metrics: Metrics, dense: Runs, axes: Runs) -> Drawing:
     """Why features along the axes stall under Adam: each entry gains a step size, but a dense A_k sums many entries."""
     sheet = Sheet(1, 3, size=(WIDTH, 3.0))
     entries, logits, scores = sheet.panels[0]
+    names = {"adam_large": f"Adam at {_step_size(axes, 'adam_large'):g}"} if "adam_large" in axes.optimizers else {}
+    every = _every(dense, axes, names=names)
     for experiment, dash, kind in ((dense, "-", "dense"), (axes, DASHED, "axes")):
-        names = {"adam_large": f"Adam at {_step_size(axes, 'adam_large'):g}"} if "adam_large" in axes.optimizers else {}
-        for label, look in looks(experiment, names).items():
+        for label, look in _mine(experiment, every):
             name, series = experiment.name, f"{experiment.name}, {label}"
             style: dict[str, Any] = {"color": look.color, "linestyle": dash}
             largest = metrics.curve(name, "largest_entry", label)

@@ -60,30 +60,35 @@ class Values:
 class KeysAndQueries:
     """Stage 2: the loss L of the key-query matrix W_kq on all sentences, the value matrix frozen.
 
+    All runs' sentences lie side by side along the last dimension of every array, K = runs * N of them, so that each
+    operation runs along contiguous memory; positions come first (docs/papers/ntp.md, section 6).
+
     Args:
         data: one data set per run, all with the same numbers of sentences N and of positions L.
         value: the frozen W_ov, shape (runs, V, d).
     """
 
     def __init__(self, data: Sequence[DataSet], value: torch.Tensor) -> None:
-        self.dimension = value.shape[2]
-        sentences = torch.from_numpy(np.stack([d.sentences for d in data]))
-        self.padding = sentences < 0
-        tokens = sentences.clamp(min=0)
+        self.runs, size, dimension = value.shape
+        sentences = torch.from_numpy(np.stack([d.sentences for d in data])).permute(2, 0, 1)  # (L, runs, N)
         query = torch.from_numpy(np.stack([d.last for d in data]))
-        self.target = torch.from_numpy(np.stack([d.next_token for d in data]))
-        # Where x_l^T W x_L stands in the flattened W, shape (runs, N * L).
-        self.places = (tokens * self.dimension + query.unsqueeze(-1)).flatten(1)
-        # W_ov x_l for every position, shape (runs, N, L, V); frozen, so gathered once.
-        run = torch.arange(len(data))[:, None, None]
-        self.outputs = value.transpose(1, 2)[run, tokens].masked_fill(self.padding.unsqueeze(-1), 0.0)
+        target = torch.from_numpy(np.stack([d.next_token for d in data]))
+        self.padding = (sentences < 0).flatten(1)
+        tokens = sentences.clamp(min=0)
+        run = torch.arange(self.runs)[:, None]
+        # Where x_l^T W x_L stands in the flattened W of all runs, shape (L, K).
+        self.places = ((run * dimension + tokens) * dimension + query).flatten(1)
+        # By how much W_ov x_l prefers each wrong class to the right one, shape (L, V - 1, K); frozen, so gathered once.
+        wrong = torch.arange(size - 1)[:, None, None]
+        wrong = wrong + (wrong >= target)
+        margins = value[run, wrong, tokens.unsqueeze(1)] - value[run, target, tokens].unsqueeze(1)
+        self.margins = margins.flatten(2).masked_fill_(self.padding.unsqueeze(1), 0.0)
         # One-token sentences attend to themselves: a constant of the loss, without gradient.
         self.constant = Values(data).loss_and_gradient(value)[0]
 
     def attention(self, key_query: torch.Tensor) -> torch.Tensor:
-        """softmax(X^T W_kq x_L) for every sentence, shape (runs, N, L); 0 on padding."""
-        scores = key_query.flatten(1).gather(1, self.places).view(self.padding.shape)
-        return torch.softmax(scores.masked_fill(self.padding, -torch.inf), -1)
+        """softmax(X^T W_kq x_L) for every sentence of W_kq (runs, d, d), shape (L, K); 0 on padding."""
+        return torch.softmax(key_query.take(self.places).masked_fill_(self.padding, -torch.inf), 0)
 
     def loss_and_gradient(self, key_query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """L (1), summed over all sentences, shape (runs,), and its gradient (6), shape (runs, d, d).
@@ -92,13 +97,14 @@ class KeysAndQueries:
             key_query: W_kq, shape (runs, d, d).
         """
         attention = self.attention(key_query)
-        # For so few positions a product and a sum are faster than a batched matrix product; not so for V classes.
-        logits = (attention.unsqueeze(-1) * self.outputs).sum(-2)
-        loss, residual = cross_entropy(logits, self.target)
-        slopes = torch.bmm(self.outputs.flatten(0, 1), residual.flatten(0, 1).unsqueeze(-1))
+        margins = self.margins[0] * attention[0]
+        for position, weight in zip(self.margins[1:], attention[1:], strict=True):
+            margins.addcmul_(position, weight)
+        wrong = margins.exp_()
+        wrong_sum = wrong.sum(0)
+        slopes = (self.margins * wrong).sum(1) / (1 + wrong_sum)
         # (diag(a) - a a^T) g as pairwise differences, each exact: a_l sum_k a_k (g_l - g_k).
-        differences = slopes - slopes.transpose(1, 2)
-        centred = torch.bmm(differences, attention.flatten(0, 1).unsqueeze(-1)).view_as(attention)
-        gradient = torch.zeros_like(key_query).flatten(1)
-        gradient.scatter_add_(1, self.places, (attention * centred).flatten(1))
-        return loss.sum(-1) + self.constant, gradient.view_as(key_query)
+        centred = ((slopes.unsqueeze(1) - slopes) * attention).sum(1)
+        gradient = torch.zeros_like(key_query)
+        gradient.view(-1).scatter_add_(0, self.places.flatten(), (attention * centred).flatten())
+        return torch.log1p(wrong_sum).view(self.runs, -1).sum(1) + self.constant, gradient

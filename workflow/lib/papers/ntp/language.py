@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from workflow.lib.files import Arrays
 
 # Roles of a token for one query (Definition 1 and the four types after it).
 NON_COMPARABLE, OPTIMAL, NON_OPTIMAL, CONFUSED = 0, 1, 2, 3
+
+# The kinds of unseen sentences that Theorem 3 speaks of.
+UNSEEN = ("new_token", "optimal_token")
 
 _PATIENCE = 20_000
 
@@ -133,11 +137,11 @@ def orders(data: DataSet) -> np.ndarray:
 
     x >_q x' when a training sentence with last token q contains both, and its next token is n(x) and not n(x').
     """
+    inside = data.sentences >= 0
+    explains = inside & (data.collocation[data.sentences] == data.next_token[:, None])
+    sentence, best, other = np.nonzero(explains[:, :, None] & (inside & ~explains)[:, None, :])
     above = np.zeros((data.vocabulary_size,) * 3, dtype=bool)
-    for sentence, query, following in zip(data.sentences, data.last, data.next_token, strict=True):
-        tokens = np.unique(sentence[sentence >= 0])
-        explains = data.collocation[tokens] == following
-        above[query][np.ix_(tokens[explains], tokens[~explains])] = True
+    above[data.last[sentence], data.sentences[sentence, best], data.sentences[sentence, other]] = True
     return above
 
 
@@ -192,17 +196,12 @@ def unseen_sentences(data: DataSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         `optimal_token`: one optimal token among non-comparable ones, continued by its collocation. Each as
         sentences (n, 3), padded by -1, and next tokens (n,).
     """
-    size = data.vocabulary_size
-    three = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    three = three[(three[:, 0] < three[:, 1]) & (three[:, 0] != three[:, 2]) & (three[:, 1] != three[:, 2])]
-    two = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    two = np.column_stack([two[two[:, 0] != two[:, 1]], np.full(size * (size - 1), -1)])
-    sentences = np.concatenate([two, three])
+    sentences, lasts = _sets_with_query(data.vocabulary_size)
     # Attention does not see positions before the last, so a sentence is known by its tokens and its query.
-    seen = {(*sorted(s[s >= 0]), q) for s, q in zip(data.sentences, data.last, strict=True)}
-    lasts = np.where(sentences[:, 2] >= 0, sentences[:, 2], sentences[:, 1])
-    known = [(*sorted(s[s >= 0]), q) in seen for s, q in zip(sentences, lasts, strict=True)]
-    sentences, lasts = sentences[~np.array(known)], lasts[~np.array(known)]
+    short = (data.sentences >= 0).sum(axis=1) <= 3
+    seen = _codes(data.sentences[short], data.last[short], data.vocabulary_size)
+    unseen = ~np.isin(_codes(sentences, lasts, data.vocabulary_size), seen)
+    sentences, lasts = sentences[unseen], lasts[unseen]
     role = np.where(sentences >= 0, roles(orders(data))[lasts[:, None], sentences], -1)
 
     def of_kind(one: int, others: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,3 +214,20 @@ def unseen_sentences(data: DataSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "new_token": of_kind(NON_COMPARABLE, NON_OPTIMAL),
         "optimal_token": of_kind(OPTIMAL, NON_COMPARABLE),
     }
+
+
+@cache
+def _sets_with_query(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """All sentences of 2 or 3 distinct tokens, up to the order before the query (n, 3), and their queries (n,)."""
+    three = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    three = three[(three[:, 0] < three[:, 1]) & (three[:, 0] != three[:, 2]) & (three[:, 1] != three[:, 2])]
+    two = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    two = np.column_stack([two[two[:, 0] != two[:, 1]], np.full(size * (size - 1), -1)])
+    sentences = np.concatenate([two, three])
+    return sentences, np.where(sentences[:, 2] >= 0, sentences[:, 2], sentences[:, 1])
+
+
+def _codes(sentences: np.ndarray, queries: np.ndarray, size: int) -> np.ndarray:
+    """One number for each sentence (n, L) of at most 3 tokens and query (n,): the same for the same tokens, shape (n,)."""
+    tokens = np.sort(np.column_stack([np.full((len(sentences), 3), -1), sentences]), axis=1)[:, -3:]
+    return np.column_stack([tokens + 1, queries]) @ (size + 1) ** np.arange(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from scipy.special import softmax
@@ -72,8 +73,9 @@ def _measure_run(
     found = np.array([[gaps(w, role) for w in snapshots] for snapshots, role in zip(key_query, roles, strict=True)])
     trace.record("optimal_gap", steps_kq, found[..., 0])
     trace.record("non_comparable_gap", steps_kq, found[..., 1])
-    for kind in ("new_token", "optimal_token"):
-        results = [predict(v, w, *language.unseen_sentences(d)[kind]) for v, w, d in last]
+    unseen = [language.unseen_sentences(d) for d in sets]
+    for kind in language.UNSEEN:
+        results = [predict(v, w, *found[kind]) for (v, w, _), found in zip(last, unseen, strict=True)]
         trace.record(f"unseen_{kind}", settings.steps_kq, [right.size for right, _ in results])
         trace.record(f"accuracy_{kind}", settings.steps_kq, [_mean(right) for right, _ in results])
         trace.record(f"probability_{kind}", settings.steps_kq, [_mean(p) for _, p in results])
@@ -97,8 +99,14 @@ def value_target(data: DataSet) -> np.ndarray:
     size = data.vocabulary_size
     target = np.zeros((size, size))
     for token, following in enumerate(data.collocation):
-        target[:, token] = max_margin(np.eye(size)[following] - np.delete(np.eye(size), following, axis=0)).w
+        target[:, token] = _value_column(size, int(following))
     return target
+
+
+@cache
+def _value_column(size: int, following: int) -> np.ndarray:
+    """The column of W_ov* of a token that `following` follows: the same in every language of `size` tokens."""
+    return max_margin(np.eye(size)[following] - np.delete(np.eye(size), following, axis=0)).w
 
 
 def value_target_closed_form(data: DataSet) -> np.ndarray:

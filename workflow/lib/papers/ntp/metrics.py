@@ -40,6 +40,8 @@ def measure(experiment: Experiment[TwoStage], data: Mapping[int, Arrays], runs: 
     errors = [np.abs(w - closed).max() for w, closed in zip(value_targets, closed_forms, strict=True)]
     facts.record("value_target_error", 0, errors)
     facts.record("norm_key_query_target", 0, [np.linalg.norm(w) for w in key_query_targets])
+    closed_forms = [proposition_2(d) for d in sets]
+    facts.record("cos_proposition_2", 0, cosines(np.stack(closed_forms)[:, None], key_query_targets))
     # The language itself, for the schematic: what follows x, and the role of x for the query q, at index (q, x).
     facts.record_array("collocation", 0, [d.collocation for d in sets])
     facts.record_array("role", 0, [language.roles(language.orders(d)) for d in sets])
@@ -59,10 +61,14 @@ def _measure_run(
     trace.update(run.trace)
     steps_ov, steps_kq = snapshot_steps(settings.steps_ov), snapshot_steps(settings.steps_kq)
     size = sets[0].vocabulary_size
-    # Tokens span the first V of the d dimensions; nothing else ever moves.
+    trace.record("cos_ov", steps_ov, cosines(run.parameters["value"], value_targets))
+    trace.record("cos_kq", steps_kq, cosines(run.parameters["key_query"], key_query_targets))
+    closed_forms = [proposition_2(d) for d in sets]
+    trace.record(
+        "cos_kq_proposition_2", settings.steps_kq, cosines(run.parameters["key_query"][:, -1:], closed_forms)
+    )
+    # Tokens span the first V of the d dimensions; nothing else ever moves, and no sentence sees it.
     value, key_query = run.parameters["value"][..., :size], run.parameters["key_query"][..., :size, :size]
-    trace.record("cos_ov", steps_ov, cosines(value, value_targets))
-    trace.record("cos_kq", steps_kq, cosines(key_query, key_query_targets))
 
     last = [(v, w, d) for v, w, d in zip(value[:, -1], key_query[:, -1], sets, strict=True)]
     attended = [_on_training_sentences(*run_of_seed) for run_of_seed in last]
@@ -141,13 +147,28 @@ def key_query_target(data: DataSet) -> np.ndarray:
     return target
 
 
+def proposition_2(data: DataSet) -> np.ndarray:
+    """Proposition 2's closed form of W_kq*, shape (V, V): right where all pairs of a query share a sentence."""
+    role = language.roles(language.orders(data)).T  # [x, q]
+    optimal, other = role == language.OPTIMAL, role == language.NON_OPTIMAL
+    counts = np.maximum(optimal.sum(axis=0) + other.sum(axis=0), 1)
+    return (optimal * other.sum(axis=0) - other * optimal.sum(axis=0)) / counts
+
+
 def cosines(snapshots: np.ndarray, targets: Sequence[np.ndarray]) -> np.ndarray:
-    """<W, W*> / (||W|| ||W*||) for snapshots (seeds, n, ...) and one target per seed; NaN for W = 0."""
-    flat = snapshots.reshape(*snapshots.shape[:2], -1)
-    aims = np.stack([t.ravel() / np.linalg.norm(t) for t in targets])
-    norms = np.linalg.norm(flat, axis=-1)
+    """<W, W*> / (||W|| ||W*||), shape (seeds, n); NaN for W = 0.
+
+    Args:
+        snapshots: whole matrices W, shape (seeds, n, rows, columns); their norm counts what lies outside the span of
+            the tokens too, as panels 3 and 6 do.
+        targets: one per seed, at most as large as W; 0 beyond.
+    """
+    aims = np.zeros((len(targets), *snapshots.shape[2:]))
+    for aim, target in zip(aims, targets, strict=True):
+        aim[: target.shape[0], : target.shape[1]] = target / np.linalg.norm(target)
+    norms = np.linalg.norm(snapshots.reshape(*snapshots.shape[:2], -1), axis=-1)
     with np.errstate(invalid="ignore"):
-        return np.einsum("snk,sk->sn", flat, aims) / np.where(norms > 0, norms, np.nan)
+        return np.einsum("snij,sij->sn", snapshots, aims) / np.where(norms > 0, norms, np.nan)
 
 
 def loss_floor(value: np.ndarray, data: DataSet) -> float:

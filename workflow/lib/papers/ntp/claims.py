@@ -136,7 +136,9 @@ def _deviation(panel: str) -> Measured:
         ours = _curve(metrics, "two_stage", PANELS[panel])
         reading = readings()[panel]
         if ours.steps[-1] < reading.steps[-1]:
-            raise NotRecordedError(f"the run ends at t = {ours.steps[-1]}, the published curve at {reading.steps[-1]:g}")
+            raise NotRecordedError(
+                f"the run ends at t = {ours.steps[-1]}, the published curve at {reading.steps[-1]:g}"
+            )
         return float(np.abs(reading.deviation(ours)[reading.steps > 0]).max())
 
     return measured

@@ -1,206 +1,299 @@
-"""The figures of this paper (specification, section 2), and ours beyond it."""
+"""The figures of this paper (docs/papers/ntp.md, section 1), and ours beyond it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from workflow.lib.contract import Draw, Drawing
+from workflow.lib.look import looks
 from workflow.lib.papers.ntp import language
+from workflow.lib.papers.ntp.claims import NGD
+from workflow.lib.papers.ntp.published import PANELS, readings
 from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, RED, Sheet
+from workflow.lib.plotting import BLUE, RED, Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[TwoStage, TwoStageOptions]
 
-# Names of the published panels -> our metric, its axis label, and the ticks of the published axis.
-PANELS = {
-    "L0": ("loss_ov", r"$L_0(W_{ov}^{(t)})$, mean", (0, 1, 2, 3)),
-    "cos_ov": ("cos_ov", r"$\langle \bar{W}_{ov}^{(t)}, \bar{W}_{ov}^{*} \rangle$", (0, 0.5, 1)),
-    "norm_ov": ("norm_ov", r"$\|W_{ov}^{(t)}\|$", (0, 20, 40)),
-    "L": ("loss", r"$L(\theta^{(t)})$, sum", (0, 10, 20, 30)),
-    "cos_kq": ("cos_kq", r"$\langle \bar{W}_{kq}^{(t)}, \bar{W}_{kq}^{*} \rangle$", (0, 0.5, 1)),
-    "norm_kq": ("norm_kq", r"$\|W_{kq}^{(t)}\|$", (0, 5, 10)),
+# Panel -> its title, the label of its axis, and the ticks of the published one.
+AXES = {
+    "L0": ("stage 1: loss", "$L_0$, mean (nats)", (0, 1, 2, 3)),
+    "cos_ov": ("direction", r"cosine with $W_{ov}^*$", (0, 0.5, 1)),
+    "norm_ov": ("norm", r"$\|W_{ov}\|$", (0, 20, 40)),
+    "L": ("stage 2: loss", "$L$, sum (nats)", (0, 10, 20, 30)),
+    "cos_kq": ("direction", r"cosine with $W_{kq}^*$", (0, 0.5, 1)),
+    "norm_kq": ("norm", r"$\|W_{kq}\|$", (0, 5, 10)),
 }
-
-
-def published() -> pd.DataFrame:
-    """The published curves of Figure 2 as digitised: columns panel, t, value, pixel_error."""
-    return pd.read_csv(Path(__file__).with_name("published.csv"))
+DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+POINTS: dict[str, Any] = {
+    "color": "black", "linestyle": "none", "marker": "o", "markersize": 3.5, "markerfacecolor": "none",
+    "markeredgewidth": 0.7, "clip_on": False,
+}  # fmt: skip
 
 
 @FIGURES("fig2")
-def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Six panels in one row: ours with the band of all seeds, the published curve dashed."""
-    sheet, facts = _six_panels(metrics, experiment)
-    curves = published()
-    worst = {}
-    for ax, (panel, (metric, _, _)) in zip(sheet.panels[0], PANELS.items(), strict=True):
-        ours = _main(metrics, experiment, metric)
-        theirs = curves[(curves["panel"] == panel) & (curves["t"] <= ours.steps[-1])]
-        dashed = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "published (digitised)"}
-        sheet.line(ax, panel, "published", theirs["t"], theirs["value"], **dashed)
-        deviation = np.interp(theirs["t"], ours.steps, ours.values.mean(axis=0)) - theirs["value"].to_numpy()
-        worst[panel] = np.abs(deviation[theirs["t"] > 0]).max()
-        ax.set_title(f"deviation ≤ {worst[panel]:.2g}", fontsize=8, color=GREY)
-        sheet.record(panel, "largest deviation from published, t > 0", [np.nan], [worst[panel]])
-    _legend(sheet)
-    return Drawing(sheet.figure, sheet.table, {**facts, "deviation": worst})
+def fig2(metrics: Metrics, experiment: Runs, *others: Runs) -> Drawing:
+    """Six panels beside the published curves, the deviation in a strip under each; `others` tell what hangs on ours."""
+    sheet = Sheet(4, 3, size=(6.75, 5.2), height_ratios=[3, 1, 3, 1], sharex=True)
+    upper, lower = sheet.panels[[0, 2]].ravel(), sheet.panels[[1, 3]].ravel()
+    _six_panels(sheet, upper, metrics, experiment)
+    deviations = {}
+    for ax, panel in zip(lower, AXES, strict=True):
+        deviations[panel] = _strip(sheet, ax, panel, _main(metrics, experiment, PANELS[panel]))
+    for ax in sheet.panels[[1, 3], 0]:
+        ax.set_ylabel("ours − publ.\n(errors)", fontsize=7.5)
+    sheet.figure.align_ylabels(sheet.panels[:, 0])
+    _time(sheet.panels[-1])
+    letter(upper)
+    _legend(sheet, upper[0], Patch(color="#bbbbbb", label="± one reading error"))
+    largest = {panel: np.abs(found).max() for panel, found in deviations.items()}
+    facts = {
+        **_facts(metrics, experiment),
+        "deviation": largest,
+        "start": {panel: readings()[panel].values[0] for panel in PANELS},
+        "target": _range(metrics.value(experiment.name, "norm_key_query_target")),
+        "proposition_2": metrics.value(experiment.name, "cos_proposition_2").min(),
+        "ends": [_end(metrics, run) for run in (experiment, *others)],
+    }
+    return Drawing(sheet.figure, sheet.table, facts)
 
 
 @FIGURES("extra_zero_init")
 def extra_zero_init(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Figure 2 from the printed zero start."""
-    sheet, facts = _six_panels(metrics, experiment)
-    _legend(sheet)
-    return Drawing(sheet.figure, sheet.table, facts)
+    """Figure 2 from the printed zero start, beside the published curves."""
+    sheet = Sheet(2, 3, size=(6.75, 3.9), sharex=True)
+    _six_panels(sheet, sheet.panels.ravel(), metrics, experiment)
+    _time(sheet.panels[-1])
+    letter(sheet.panels)
+    _legend(sheet, sheet.panels[0, 0])
+    first = _range(_main(metrics, experiment, "cos_kq").at(1))
+    return Drawing(sheet.figure, sheet.table, {**_facts(metrics, experiment), "first": first})
+
+
+def _judged(experiment: Runs) -> str:
+    """The optimizer that captions give numbers of: `ngd`, or the first one where there is none."""
+    return NGD if NGD in experiment.optimizers else next(iter(experiment.optimizers))
 
 
 def _main(metrics: Metrics, experiment: Runs, metric: str) -> Curve:
-    """A metric of the experiment's first optimizer, the one that the figure is about."""
-    return metrics.curve(experiment.name, metric, next(iter(experiment.optimizers)))
+    return metrics.curve(experiment.name, metric, _judged(experiment))
 
 
-def _six_panels(metrics: Metrics, experiment: Runs) -> tuple[Sheet, dict[str, object]]:
-    sheet = Sheet(1, 6, size=(12.5, 2.5))
-    optimizers = list(experiment.optimizers)
-    for ax, (panel, (metric, label, ticks)) in zip(sheet.panels[0], PANELS.items(), strict=True):
-        for optimizer in optimizers:
-            curve = metrics.curve(experiment.name, metric, optimizer)
-            name = "this workflow" if len(optimizers) == 1 else optimizer
-            sheet.band(ax, panel, name, curve, label=f"{name}: mean and range of seeds")
-        ax.set(xlabel="$t$", ylabel=label, xlim=(0, None))
-        if metric.startswith("cos"):
-            ax.set_ylim(-0.06, 1.08)
-        if _main(metrics, experiment, metric).steps[-1] == 900:
-            ax.set_xticks([0, 300, 600, 900])
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _facts(metrics: Metrics, experiment: Runs) -> dict[str, Any]:
+    """What every caption of training runs says."""
+    names = {label: look.name for label, look in looks(experiment).items()}
+    lost = {
+        name: int(np.isfinite(metrics.value(experiment.name, "diverged_at", label)).sum())
+        for label, name in names.items()
+        if metrics.has(experiment.name, "diverged_at", label)
+    }
+    return {
+        "seeds": len(_main(metrics, experiment, "loss").seeds),
+        "optimizers": ", ".join(names.values()),
+        "judged": names[_judged(experiment)],
+        "diverged": "; ".join(f"{count} of {name}" for name, count in lost.items()),
+    }
+
+
+def _end(metrics: Metrics, experiment: Runs) -> dict[str, Any]:
+    """Where the runs of an experiment end: medians over seeds."""
+    last = experiment.settings.steps_ov, experiment.settings.steps_kq
+    sizes = learning_rates(experiment.optimizers[_judged(experiment)])
+    loss = _main(metrics, experiment, "loss")
+    slopes = [
+        np.median(_main(metrics, experiment, name).slope(end / 2, end) / size)
+        for name, end, size in zip(("norm_ov", "norm_kq"), last, sizes, strict=True)
+    ]
+    cosines = [np.median(_main(metrics, experiment, name).final()) for name in ("cos_ov", "cos_kq")]
+    return {
+        "name": experiment.name,
+        "about": experiment.about,
+        "cosines": cosines,
+        "slopes": slopes,
+        "loss": np.median(loss.final() / loss.values[:, 0]),
+    }
+
+
+def _six_panels(sheet: Sheet, panels: Sequence[Axes] | np.ndarray, metrics: Metrics, experiment: Runs) -> None:
+    """The panels of Figure 2, stage 1 and then stage 2: every optimizer, and the published curve dashed."""
+    for ax, (panel, (title, label, ticks)) in zip(panels, AXES.items(), strict=True):
+        _bands(sheet, ax, panel, metrics, experiment, PANELS[panel])
+        theirs = readings()[panel].until(_main(metrics, experiment, PANELS[panel]).steps[-1])
+        sheet.line(ax, panel, "published", theirs.steps, theirs.values, **POINTS, label="published (digitised)")
+        ax.set(title=title, ylabel=label)
+        if panel.startswith("cos"):
+            ax.set_ylim(-0.2, 1.08)
+        if theirs.steps[-1] == 900:
             ax.set_yticks(ticks)
-    seeds = _main(metrics, experiment, "loss").seeds
-    return sheet, {"seeds": len(seeds), "optimizers": ", ".join(optimizers)}
 
 
-def _legend(sheet: Sheet) -> None:
-    handles, labels = sheet.panels[0, 0].get_legend_handles_labels()
-    sheet.figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+def _bands(
+    sheet: Sheet,
+    ax: Axes,
+    panel: str,
+    metrics: Metrics,
+    experiment: Runs,
+    metric: str,
+    change: Callable[[Curve, str], Curve] = lambda curve, _: curve,
+) -> None:
+    """Every optimizer's median over the seeds as a line, with the central 95 % of the seeds as a band.
+
+    Args:
+        sheet: the sheet.
+        ax: the axes.
+        panel: name in the table.
+        metrics: the paper's.
+        experiment: its optimizers are drawn.
+        metric: is drawn.
+        change: from the metric's curve and the optimizer's label to what is drawn.
+    """
+    for label, look in looks(experiment).items():
+        curve = change(metrics.curve(experiment.name, metric, label), label)
+        recorded = ~np.isnan(curve.values).all(axis=0)
+        steps, values = curve.steps[recorded], curve.values[:, recorded]
+        low, middle, high = np.nanquantile(values, (0.025, 0.5, 0.975), axis=0)
+        ax.plot(steps, middle, **look.line)
+        if len(curve.seeds) > 1:
+            ax.fill_between(steps, low, high, color=look.color, alpha=0.2, linewidth=0)
+        sheet.record(panel, label, steps, middle, low, high)
+
+
+def _strip(sheet: Sheet, ax: Axes, panel: str, ours: Curve) -> np.ndarray:
+    """The deviation of our median from the published curve over the reading error; for t > 0 it is returned."""
+    reading = readings()[panel].until(ours.steps[-1])
+    found = reading.deviation(ours)
+    ax.axhspan(-1, 1, color="#bbbbbb", linewidth=0)
+    style = {"color": "black", "linewidth": 0.8, "marker": ".", "markersize": 3}
+    sheet.line(ax, f"{panel}, deviation over reading error", "ours - published", reading.steps, found, **style)
+    reach = max(2.0, float(np.ceil(np.nanmax(np.abs(found)))))
+    ax.set(ylim=(-1.15 * reach, 1.15 * reach), yticks=(-reach, 0, reach))
+    return np.asarray(found[reading.steps > 0])
+
+
+def _time(panels: Sequence[Axes] | np.ndarray) -> None:
+    for ax in panels:
+        ax.set(xlabel="$t$ (steps)", xlim=(0, None))
+        if 600 < ax.get_xlim()[1] < 1000:
+            ax.set_xticks([0, 300, 600, 900])
+
+
+def _legend(sheet: Sheet, ax: Axes, *more: Patch) -> None:
+    """One legend above all panels."""
+    handles = [*ax.get_legend_handles_labels()[0], *more]
+    sheet.figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
 
 
 @FIGURES("extra_rates")
 def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
     """Losses over their floors and distances from the targets, on log axes, with the laws beside them."""
-    sheet = Sheet(1, 4, size=(12.5, 2.9))
-    loss_ov, loss, cos_ov, cos_kq = sheet.panels[0]
-    facts = _loss_of_stage_1(sheet, loss_ov, metrics, two_stage)
-    _gap_of_stage_2(sheet, loss, metrics, long_run)
-    facts["slope_ov"] = _turning(sheet, cos_ov, "cos_ov", metrics, two_stage, 1 / 2, 1)
-    facts["slope_kq"] = _turning(sheet, cos_kq, "cos_kq", metrics, long_run, 1 / 4, 2)
+    sheet = Sheet(2, 2, size=(6.75, 4.9))
+    loss_ov, loss, cos_ov, cos_kq = sheet.panels.ravel()
+    targets = [
+        metrics.value(run.name, f"norm_{name}_target") for run, name in ((two_stage, "value"), (long_run, "key_query"))
+    ]
+    sizes = [learning_rates(run.optimizers[_judged(run)])[stage] for stage, run in enumerate((two_stage, long_run))]
+    laws = [-size / np.median(norm) for size, norm in zip(sizes, targets, strict=True)]
+    _bands(sheet, loss_ov, "loss_ov", metrics, two_stage, "loss_ov")
+    _bands(sheet, loss, "loss", metrics, long_run, "loss", lambda c, label: _over_floor(metrics, long_run, c, label))
+    first = _main(metrics, two_stage, "loss_ov")
+    second = _over_floor(metrics, long_run, _main(metrics, long_run, "loss"), _judged(long_run))
+    _law(sheet, loss_ov, "loss_ov", first, laws[0], r"slope $-\eta_0/\|W_{ov}^*\|$", (1 / 2, 1))
+    _law(sheet, loss, "loss", second, laws[1], r"slope $-\eta/\|W_{kq}^*\|$", (1 / 6, 2 / 3))
+    loss_ov.set(yscale="log", title="stage 1: loss", ylabel="$L_0$, mean (nats)")
+    loss.set(yscale="log", title="stage 2: loss over its floor", ylabel="$L -$ floor (nats)")
+    slopes = [
+        _turning(sheet, cos_ov, "cos_ov", metrics, two_stage, 1 / 2, 1),
+        _turning(sheet, cos_kq, "cos_kq", metrics, long_run, 1 / 4, 2),
+    ]
+    for ax in sheet.panels.ravel():
+        ax.set_xlabel("$t$ (steps)")
+        ax.legend(handles=ax.get_lines()[-1:], loc="lower left")
+    letter(sheet.panels)
+    handles = loss.get_legend_handles_labels()[0][:-1]
+    sheet.figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    facts = {"slopes": slopes, "laws": laws, **_facts(metrics, long_run)}
+    facts["loss_slopes"] = [_late(first, 1 / 2, 1), _late(second, 1 / 6, 1 / 3)]
     return Drawing(sheet.figure, sheet.table, facts)
 
 
-def _loss_of_stage_1(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> dict[str, float]:
-    """L0 on a log axis beside the slope of its limit."""
-    curve = _main(metrics, experiment, "loss_ov")
-    last = int(curve.steps[-1])
-    slope = curve.slope(last / 2, last, log_values=True)
-    sheet.band(ax, "loss_ov", "ours", curve, geometric=True)
-    law = -_step_size(experiment) / metrics.value(experiment.name, "norm_value_target").mean()
-    late = curve.window(last / 2, last)
-    start = np.exp(np.log(late.values).mean(axis=0)[0])
-    sheet.line(
-        ax, "loss_ov", "law", late.steps, 1.5 * start * np.exp(law * (late.steps - late.steps[0])),
-        color="black", linestyle="--", linewidth=1, label=r"slope $-\eta_0/\|W_{ov}^*\|$ = " + f"{law:.5f}",
-    )  # fmt: skip
-    ax.set(yscale="log", xlabel="$t$", ylabel="$L_0$, mean", title=f"stage 1: late slope {slope.mean():.5f}")
-    ax.legend(loc="lower left")
-    return {"slope_loss_ov": slope.mean(), "law_loss_ov": law}
+def _late(curve: Curve, first: float, last: float) -> float:
+    """The median slope of a logarithm between two shares of the run."""
+    end = curve.steps[-1]
+    return float(np.median(curve.slope(first * end, last * end, log_values=True)))
 
 
-def _gap_of_stage_2(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
-    """L over its floor, while it is above rounding."""
-    curve = _main(metrics, experiment, "loss")
-    gap = curve.values - _main(metrics, experiment, "loss_floor").final()[:, None]
-    # Once a seed's gap is within rounding of the floor, it is no number worth drawing.
-    sound = np.logical_and.accumulate((gap > 1e-15).all(axis=0))
-    sheet.band(ax, "loss", "ours", Curve(curve.seeds, curve.steps[sound], gap[:, sound]), geometric=True)
-    ax.set(yscale="log", xlabel="$t$", ylabel="$L - $ floor", title="stage 2, long run from zero")
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+def _over_floor(metrics: Metrics, experiment: Runs, loss: Curve, label: str) -> Curve:
+    """L less its floor, at every 20th step, while it is above rounding in every seed; then nothing."""
+    floor = metrics.curve(experiment.name, "loss_floor", label).final()
+    steps, gap = loss.steps[::20], (loss.values - floor[:, None])[:, ::20]
+    sound = np.logical_and.accumulate((gap > 1e-14).all(axis=0))
+    return Curve(loss.seeds, steps, np.where(sound, gap, np.nan))
+
+
+def _law(sheet: Sheet, ax: Axes, panel: str, curve: Curve, rate: float, label: str, part: tuple[float, float]) -> None:
+    """An exponential law beside a part of a curve's run, drawn a little above it."""
+    end = curve.steps[-1]
+    window = curve.window(part[0] * end, part[1] * end)
+    start = 3 * np.nanmedian(window.values[:, 0])
+    values = start * np.exp(rate * (window.steps - window.steps[0]))
+    sheet.line(ax, panel, "law", window.steps, values, **DASHED, label=label)
 
 
 def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: Runs, late: float, power: int) -> float:
-    """1 - cos on log axes beside the bound's shape log^power t / t; the slope after the share `late` of the run."""
-    whole = _main(metrics, experiment, metric)
-    curve = Curve(whole.seeds, whole.steps, 1 - whole.values)
+    """1 - cosine beside the shape log^power t / t of its bound; the median log-log slope after the share `late`."""
+
+    def distance(curve: Curve, label: str = "") -> Curve:
+        return Curve(curve.seeds, curve.steps, 1 - curve.values).window(1, np.inf)
+
+    _bands(sheet, ax, metric, metrics, experiment, metric, distance)
+    curve = distance(_main(metrics, experiment, metric))
     last = int(curve.steps[-1])
-    slope = float(curve.slope(late * last, last, log_steps=True, log_values=True).mean())
-    sheet.band(ax, metric, "ours", curve.window(1, np.inf), geometric=True)
-    ax.set(xscale="log", yscale="log", xlabel="$t$", ylabel=rf"$1-\cos$ of $W_{{{metric[-2:]}}}$")
-    ax.set_title(f"stage {power}: late slope {slope:.2f}")
-    label = r"$\log t / t$" if power == 1 else r"$\log^2 t / t$"
-    _reference(sheet, ax, metric, curve.window(10, np.inf), lambda t: np.log(t) ** power / t, label)
-    return slope
-
-
-def _step_size(experiment: Runs) -> float:
-    return learning_rates(next(iter(experiment.optimizers.values())))[0]
-
-
-def _reference(
-    sheet: Sheet, ax: Axes, panel: str, curve: Curve, shape: Callable[[np.ndarray], np.ndarray], label: str
-) -> None:
-    """Draw a bound's shape, scaled to touch the curve's first point from above."""
-    values = shape(curve.steps.astype(np.float64))
-    scale = 3 * np.nanmax(curve.values[:, 0]) / values[0]
-    sheet.line(ax, panel, label, curve.steps, scale * values, color="black", linestyle="--", linewidth=1, label=label)
-    ax.legend(loc="lower left")
-
-
-UNSEEN = {"new_token": "one non-comparable\namong non-optimal", "optimal_token": "one optimal among\nnon-comparable"}
+    steps = curve.window(10, np.inf).steps.astype(np.float64)
+    shape = np.log(steps) ** power / steps
+    label = r"shape of the bound, $\log t / t$" if power == 1 else r"shape of the bound, $\log^2 t / t$"
+    start = 3 * np.nanmedian(curve.at(10)) / shape[0]
+    sheet.line(ax, metric, "shape of the bound", steps, start * shape, **DASHED, label=label)
+    name = f"W_{{{metric[-2:]}}}"
+    ax.set(xscale="log", yscale="log", title=f"stage {power}: direction", ylabel=f"1 − cosine of ${name}$")
+    return float(np.median(curve.slope(late * last, last, log_steps=True, log_values=True)))
 
 
 @FIGURES("extra_dataset_shift")
 def extra_dataset_shift(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Theorem 3: the two least logit gaps against t, and the accuracy on unseen sentences by kind."""
-    sheet = Sheet(1, 2, size=(7.5, 2.9), width_ratios=[1.6, 1])
-    left, right = sheet.panels[0]
-    for metric, label, colour in (
-        ("optimal_gap", "optimal − non-comparable", BLUE),
-        ("non_comparable_gap", "non-comparable − non-optimal", ORANGE),
-    ):
-        sheet.band(left, "gaps", label, _main(metrics, experiment, metric), color=colour, label=label)
-    left.set(xlabel="$t$ (stage 2)", ylabel="least logit gap", title="gaps grow linearly", xlim=(0, None))
-    left.legend(loc="upper left")
-    _unseen(sheet, right, metrics, experiment)
-    counts = {kind: int(_main(metrics, experiment, f"unseen_{kind}").final().sum()) for kind in UNSEEN}
-    return Drawing(sheet.figure, sheet.table, {"counts": counts})
+    """Theorem 3: the two least logit gaps against t; what follows from them is one sentence of the caption."""
+    sheet = Sheet(1, 2, size=(5.5, 2.6), sharey=True)
+    titles = {"optimal_gap": "optimal − non-comparable", "non_comparable_gap": "non-comparable − non-optimal"}
+    for ax, (metric, title) in zip(sheet.panels[0], titles.items(), strict=True):
+        _bands(sheet, ax, metric, metrics, experiment, metric)
+        ax.set(title=title, xlabel="$t$ (steps of stage 2)", xlim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    sheet.panels[0, 0].set_ylabel("least gap of the logits")
+    letter(sheet.panels)
+    _legend(sheet, sheet.panels[0, 0])
 
+    def unseen(name: str) -> list[np.ndarray]:
+        return [_main(metrics, experiment, f"{name}_{kind}").final() for kind in language.UNSEEN]
 
-def _unseen(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
-    """Accuracy and mean probability on unseen sentences, as bars with the range of seeds."""
-    names = ("accuracy", "probability")
-    for offset, (name, colour) in enumerate(zip(names, (GREEN, GREY), strict=True)):
-        values = np.array([_main(metrics, experiment, f"{name}_{kind}").final() for kind in UNSEEN])
-        middle = np.nanmean(values, axis=1)
-        places = np.arange(len(UNSEEN)) + 0.4 * offset - 0.2
-        spread = [middle - np.nanmin(values, axis=1), np.nanmax(values, axis=1) - middle]
-        label = {"accuracy": "accuracy", "probability": "mean probability"}[name]
-        ax.bar(places, middle, 0.36, yerr=spread, color=colour, label=label, capsize=3)
-        for place, height in zip(places, middle, strict=True):
-            ax.text(place, height + 0.02, f"{height:.3f}", ha="center", va="bottom", fontsize=7)
-        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-        sheet.record("unseen", label, places, middle, low, high)
-    ax.set_xticks(range(len(UNSEEN)), UNSEEN.values())
-    ax.set(ylim=(0, 1.45), title="unseen sentences")
-    ax.grid(False, axis="x")
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.legend(loc="upper center", ncols=2)
+    facts = {
+        **_facts(metrics, experiment),
+        "counts": [int(found.sum()) for found in unseen("unseen")],
+        "right": [float(np.nanmin(found)) for found in unseen("accuracy")],
+        "probability": [float(np.nanmean(found)) for found in unseen("probability")],
+    }
+    return Drawing(sheet.figure, sheet.table, facts)
 
 
 WORDS = {"S": "Dogs", "V": "Chase", "O": "Cats", "P": "."}
@@ -214,13 +307,14 @@ def fig1(metrics: Metrics, experiment: Experiment[Strings]) -> Drawing:
     alphabet = "".join(dict.fromkeys("".join(strings)))
     collocation = metrics.array(experiment.name, "collocation")[0].astype(int)
     role = metrics.array(experiment.name, "role")[0].astype(int)
-    sheet = Sheet(1, 2, size=(9.5, 2.7), width_ratios=[1.25, 1])
+    sheet = Sheet(1, 2, size=(6.75, 1.8), width_ratios=[1.5 * len(strings[0]) + 1.7, 1.6 * len(alphabet) + 0.25])
     left, right = sheet.panels[0]
     _sentences(sheet, left, strings[0], alphabet, collocation, role)
     _collocation(sheet, right, alphabet, collocation)
     for ax in (left, right):
         ax.set_aspect("equal")
         ax.set_axis_off()
+    letter(sheet.panels)
     return Drawing(sheet.figure, sheet.table, {"strings": ", ".join(strings)})
 
 
@@ -239,7 +333,7 @@ def _sentences(sheet: Sheet, ax: Axes, string: str, alphabet: str, collocation: 
         _box(ax, 1.5 * len(string), height, follows)
         sheet.record("sentences", f"{sentence} -> {follows}", [len(string)], [row])
     ax.set(xlim=(-0.8, 1.5 * len(string) + 0.9), ylim=(-1.5 * (len(string) - 3) - 0.8, 0.75))
-    ax.set_title("next token of a sentence; its optimal token framed")
+    ax.set_title("sentence and next token, optimal token framed")
 
 
 def _collocation(sheet: Sheet, ax: Axes, alphabet: str, collocation: np.ndarray) -> None:
@@ -263,7 +357,7 @@ def _box(ax: Axes, x: float, y: float, token: str, framed: bool = False) -> None
     if framed:
         ax.add_patch(Rectangle((x - 0.7, y - 0.5), 1.4, 1.0, fill=False, edgecolor=RED, linewidth=2.5))
     word = WORDS.get(token)
-    ax.text(x, y, f"{word} ({token})" if word else token, ha="center", va="center", fontsize=9)
+    ax.text(x, y, f"{word} ({token})" if word else token, ha="center", va="center", fontsize=7.5)
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

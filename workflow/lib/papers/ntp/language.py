@@ -228,6 +228,6 @@ def _sets_with_query(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _codes(sentences: np.ndarray, queries: np.ndarray, size: int) -> np.ndarray:
-    """One number for each sentence (n, L) of at most 3 tokens and query (n,): the same for the same tokens, shape (n,)."""
+    """One number for each sentence (n, L) of at most 3 tokens and its query (n,), whatever the tokens' order; (n,)."""
     tokens = np.sort(np.column_stack([np.full((len(sentences), 3), -1), sentences]), axis=1)[:, -3:]
     return np.column_stack([tokens + 1, queries]) @ (size + 1) ** np.arange(4)

@@ -64,9 +64,7 @@ def _measure_run(
     trace.record("cos_ov", steps_ov, cosines(run.parameters["value"], value_targets))
     trace.record("cos_kq", steps_kq, cosines(run.parameters["key_query"], key_query_targets))
     closed_forms = [proposition_2(d) for d in sets]
-    trace.record(
-        "cos_kq_proposition_2", settings.steps_kq, cosines(run.parameters["key_query"][:, -1:], closed_forms)
-    )
+    trace.record("cos_kq_proposition_2", settings.steps_kq, cosines(run.parameters["key_query"][:, -1:], closed_forms))
     # Tokens span the first V of the d dimensions; nothing else ever moves, and no sentence sees it.
     value, key_query = run.parameters["value"][..., :size], run.parameters["key_query"][..., :size, :size]
 

@@ -1,4 +1,4 @@
-"""The published curves of Figure 2 as digitised, and how ours lie beside them (docs/papers/ntp.md, sections 8 and 9)."""
+"""The published curves of Figure 2 as digitised, and how ours lie beside them (docs/papers/ntp.md, section 8)."""
 
 from __future__ import annotations
 

@@ -240,6 +240,24 @@ def test_a_larger_embedding_changes_no_loss() -> None:
     assert wide.parameters["key_query"].shape[-2:] == (33, 33)
 
 
+def test_the_cosine_is_that_of_the_whole_matrix() -> None:
+    """What lies outside the span of the tokens never moves, but panels 3 and 6 count it, and so does the cosine."""
+    of = experiment(steps_ov=20, steps_kq=20, embedding_dimension=40)
+    data, finished = run(of, [0])
+    traces = metrics.measure(of, data, {"ngd": finished})["ngd"]
+    target = metrics.key_query_target(DataSet.from_arrays(data[0]))
+    last = finished.parameters["key_query"][0, -1]
+    expected = (last[:20, :20] * target).sum() / np.linalg.norm(last) / np.linalg.norm(target)
+    assert traces["cos_kq"].final() == pytest.approx([expected], rel=1e-12)
+    assert traces["norm_kq"].final() == pytest.approx([np.linalg.norm(last)], rel=1e-12)
+
+
+def test_paired_experiments_see_the_same_sentences() -> None:
+    random, zero = (experiment(name) for name in ("two_stage", "zero_init"))
+    for name, array in generate(random, random.seed(3)).items():
+        np.testing.assert_array_equal(array, generate(zero, zero.seed(3))[name])
+
+
 def test_another_optimizer_needs_one_line() -> None:
     """Adam beside NGD, as a user's overlay would say it."""
     adam = {"lr": 0.01, "lr_kq": 0.01}

@@ -1,4 +1,4 @@
-"""ntp: both stages for a block of 10 seeds against one seed at a time by autograd."""
+"""ntp: both stages for a block of 100 seeds against one seed at a time by autograd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.training import initial, train
 from workflow.lib.rooms import load_paper
 
-SEEDS = 10
+SEEDS = 100
 
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
@@ -32,6 +32,6 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"ntp two_stage, {steps[0]} + {steps[1]} steps, per seed of {SEEDS}",
         plain=one_seed,
         fast=lambda: train(experiment, optimizer, data, Job()),
-        floor=15,
+        floor=50,
         fast_units=SEEDS,
     )

@@ -39,7 +39,9 @@ class Reading:
     def deviation(self, ours: Curve) -> np.ndarray:
         """Our median less the published value, over the reading error, at the readings up to our last step."""
         part = self.until(ours.steps[-1])
-        return (np.interp(part.steps, ours.steps, np.nanmedian(ours.values, axis=0)) - part.values) / part.errors
+        recorded = ~np.isnan(ours.values).all(axis=0)
+        median = np.nanmedian(ours.values[:, recorded], axis=0)
+        return (np.interp(part.steps, ours.steps[recorded], median) - part.values) / part.errors
 
 
 @cache

@@ -116,7 +116,7 @@ def prop2_condition(metrics: Metrics, experiments: Experiments) -> float:
 
 @CLAIMS("ntp.target.descent")
 def descent(metrics: Metrics, experiments: Experiments) -> float:
-    """1 - cosine of W_kq with the QP over that with Proposition 2's form, the largest of the seeds where they differ."""
+    """1 - cosine of W_kq with the QP over that with Prop. 2's form: the largest of the seeds where they differ."""
     differ = metrics.value("two_stage", "cos_proposition_2") < 1 - 1e-6
     if not differ.any():
         raise NotRecordedError("Proposition 2's closed form solves problem (3) in every seed")

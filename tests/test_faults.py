@@ -184,7 +184,7 @@ def test_the_workflow_on_read_only_results(tmp_path: Path, small_disk: Path) -> 
         (("--config", "seeds=2.5"), ["config.seeds", "2.5"]),
         (("results/ntp/figures/fig9.pdf",), ["unknown figure 'fig9'", "fig2"]),
         (("results/npt/figures/fig1.pdf",), ["unknown paper 'npt'"]),
-        (("results/ntp/runs/two_stage/ngdd/0-9.parquet",), ["unknown optimizer 'ngdd'", "ngd"]),
+        (("results/ntp/runs/two_stage/ngdd/0-99.parquet",), ["unknown optimizer 'ngdd'", "ngd"]),
         (("results/ntp/metrics/two_stages.parquet",), ["unknown experiment 'two_stages'"]),
     ],
 )
@@ -220,10 +220,10 @@ def test_a_run_that_fails_writes_its_message_to_the_log_too(tmp_path: Path) -> N
     overlay.write_text(
         "ntp: {experiments: {two_stage: {settings: {vocabulary_size: 3, embedding_dimension: 3, sentences: 12}}}}"
     )
-    target = "results/ntp/data/two_stage/0-9.npz"
+    target = "results/ntp/data/two_stage/0-99.npz"
     done = snakemake(tmp_path, "--cores", "1", target, "--configfile", str(overlay), check=False)
     assert_one_message(done, "sentences: found 12")
-    assert "sentences: found 12" in (tmp_path / "results/ntp/logs/generate/two_stage/0-9.log").read_text()
+    assert "sentences: found 12" in (tmp_path / "results/ntp/logs/generate/two_stage/0-99.log").read_text()
     assert not (tmp_path / target).exists()
 
 

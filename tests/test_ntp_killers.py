@@ -130,10 +130,7 @@ def longer_steps(name: str) -> Change:
 
     def change(world: World) -> World:
         given = paper().experiment(name).optimizers[NGD]
-        sizes = {
-            "step_size": 1.1 * given.hyperparameters["step_size"],
-            "step_size_kq": 1.1 * given.options.step_size_kq,
-        }
+        sizes = {"lr": 1.1 * given.hyperparameters["lr"], "lr_kq": 1.1 * given.options.lr_kq}
         return {**world, name: case(name, {"optimizers": {NGD: sizes}})}
 
     return change
@@ -231,13 +228,13 @@ KILLERS: list[tuple[str, Change]] = [
     ("ntp.target.ov", wrong_value_target),
     ("ntp.target.ov_norm", wrong_value_target),
     ("ntp.target.descent", following_proposition_2),
-    ("ntp.fig2.curve_loss_ov", LONGER),
-    ("ntp.fig2.curve_loss_ov", edited("two_stage", "loss_ov", lambda curve: 20 * curve.values)),
-    ("ntp.fig2.curve_cos_ov", FROM_ZERO),
-    ("ntp.fig2.curve_norm_ov", LONGER),
-    ("ntp.fig2.curve_norm_ov", ADAM),
-    ("ntp.fig2.curve_norm_kq", LONGER),
-    ("ntp.fig2.curve_norm_kq", FROM_ZERO),
+    ("ntp.fig2.loss_ov", LONGER),
+    ("ntp.fig2.loss_ov", edited("two_stage", "loss_ov", lambda curve: 20 * curve.values)),
+    ("ntp.fig2.cos_ov", FROM_ZERO),
+    ("ntp.fig2.norm_ov", LONGER),
+    ("ntp.fig2.norm_ov", ADAM),
+    ("ntp.fig2.norm_kq", LONGER),
+    ("ntp.fig2.norm_kq", FROM_ZERO),
     *[(f"ntp.fig2.rank_loss_{t}", edited("two_stage", "loss", mean_of_sum)) for t in (0, 150, 300, 600)],
     *[(f"ntp.fig2.rank_loss_{t}", swapped("two_stage", "other_sentences")) for t in (0, 150, 300, 600)],
     *[(f"ntp.fig2.rank_cos_kq_{t}", UNTRAINED) for t in (100, 300, 500, 900)],

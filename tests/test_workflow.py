@@ -50,8 +50,8 @@ def test_changing_a_step_size_reruns_that_optimizer_only(default_run: Path) -> N
     change = "ntp={experiments: {two_stage: {optimizers: {ngd: {lr: 0.1}}}}}"
     done = snakemake(default_run, "-n", "--config", change)
     counts = job_counts(done.stdout + done.stderr)
-    # Two figures draw this experiment; nothing of other experiments or papers is touched.
-    assert counts == {"train": 1, "measure": 1, "draw": 2, "judge": 1, "claims": 1, "all": 1}
+    # Three figures read this experiment; nothing of other experiments or papers is touched.
+    assert counts == {"train": 1, "measure": 1, "draw": 3, "judge": 1, "claims": 1, "all": 1}
 
 
 def test_rewording_a_source_trains_nothing(default_run: Path) -> None:

@@ -145,7 +145,7 @@ def _deviation(panel: str) -> Measured:
 
 
 for _name, _panel in (("loss_ov", "L0"), ("cos_ov", "cos_ov"), ("norm_ov", "norm_ov"), ("norm_kq", "norm_kq")):
-    CLAIMS(f"ntp.fig2.curve_{_name}")(_deviation(_panel))
+    CLAIMS(f"ntp.fig2.{_name}")(_deviation(_panel))
 
 
 def _rank(panel: str, step: int) -> Measured:

@@ -41,8 +41,8 @@ POINTS: dict[str, Any] = {
 
 
 @FIGURES("fig2")
-def fig2(metrics: Metrics, experiment: Runs, *others: Runs) -> Drawing:
-    """Six panels beside the published curves, the deviation in a strip under each; `others` tell what hangs on ours."""
+def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
+    """Six panels beside the published curves, with the deviation in a strip under each."""
     sheet = Sheet(4, 3, size=(6.75, 5.2), height_ratios=[3, 1, 3, 1], sharex=True)
     upper, lower = sheet.panels[[0, 2]].ravel(), sheet.panels[[1, 3]].ravel()
     _six_panels(sheet, upper, metrics, experiment)
@@ -62,21 +62,21 @@ def fig2(metrics: Metrics, experiment: Runs, *others: Runs) -> Drawing:
         "start": {panel: readings()[panel].values[0] for panel in PANELS},
         "target": _range(metrics.value(experiment.name, "norm_key_query_target")),
         "proposition_2": metrics.value(experiment.name, "cos_proposition_2").min(),
-        "ends": [_end(metrics, run) for run in (experiment, *others)],
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
 
 @FIGURES("extra_zero_init")
-def extra_zero_init(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Figure 2 from the printed zero start, beside the published curves."""
+def extra_zero_init(metrics: Metrics, experiment: Runs, *others: Runs) -> Drawing:
+    """Figure 2 from the printed zero start, beside the published curves; where the runs of `others` end is told."""
     sheet = Sheet(2, 3, size=(6.75, 3.9), sharex=True)
     _six_panels(sheet, sheet.panels.ravel(), metrics, experiment)
     _time(sheet.panels[-1])
     letter(sheet.panels)
     _legend(sheet, sheet.panels[0, 0])
     first = _range(_main(metrics, experiment, "cos_kq").at(1))
-    return Drawing(sheet.figure, sheet.table, {**_facts(metrics, experiment), "first": first})
+    ends = [_end(metrics, run) for run in (experiment, *others)]
+    return Drawing(sheet.figure, sheet.table, {**_facts(metrics, experiment), "first": first, "ends": ends})
 
 
 def _judged(experiment: Runs) -> str:
@@ -236,9 +236,10 @@ def _late(curve: Curve, first: float, last: float) -> float:
 
 
 def _over_floor(metrics: Metrics, experiment: Runs, loss: Curve, label: str) -> Curve:
-    """L less its floor, at every 20th step, while it is above rounding in every seed; then nothing."""
+    """L less its floor at some 600 steps, while it is above rounding in every seed; then nothing."""
     floor = metrics.curve(experiment.name, "loss_floor", label).final()
-    steps, gap = loss.steps[::20], (loss.values - floor[:, None])[:, ::20]
+    every = max(1, loss.steps.size // 600)
+    steps, gap = loss.steps[::every], (loss.values - floor[:, None])[:, ::every]
     sound = np.logical_and.accumulate((gap > 1e-14).all(axis=0))
     return Curve(loss.seeds, steps, np.where(sound, gap, np.nan))
 

@@ -100,8 +100,8 @@ class Strings(TwoStage):
 KINDS: dict[str, type[Settings]] = {"random_sentences": RandomSentences, "strings": Strings}
 DRAWINGS = {
     "fig1": (Strings,),
-    "fig2": (TwoStage, ...),  # the first is drawn, the others tell what hangs on our choices
-    "extra_zero_init": (TwoStage,),
+    "fig2": (TwoStage,),
+    "extra_zero_init": (TwoStage, ...),  # the first is drawn; where the others end is told
     "extra_rates": (TwoStage, TwoStage),
     "extra_dataset_shift": (TwoStage,),
 }

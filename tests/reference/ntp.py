@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from workflow.lib.papers.ntp.language import DataSet
 
 
-def embed(data: DataSet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sentences as one-hot columns X (N, V, L), their last tokens x_L (N, V), and the padding (N, L)."""
-    eye = torch.eye(data.vocabulary_size, dtype=torch.float64)
+def embed(data: DataSet, dimension: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sentences as one-hot columns X (N, d, L), their last tokens x_L (N, d), the padding (N, L); d = V by default."""
+    eye = torch.eye(data.vocabulary_size, dimension or data.vocabulary_size, dtype=torch.float64)
     sentences = torch.from_numpy(data.sentences)
     padding = sentences < 0
     columns = eye[sentences.clamp(min=0)] * ~padding.unsqueeze(-1)
@@ -56,3 +58,35 @@ def train(
             key_query -= step_sizes[1] * gradient / gradient.norm()
     curves = {"loss_ov": losses_ov, "loss": losses, "norm_ov": norms_ov, "norm_kq": norms}
     return {**curves, "value": [value], "key_query": [key_query.detach()]}
+
+
+def train_by(
+    make: Callable[[torch.Tensor, int], torch.optim.Optimizer],
+    data: DataSet,
+    value: torch.Tensor,
+    key_query: torch.Tensor,
+    steps: tuple[int, int],
+) -> dict[str, list[torch.Tensor]]:
+    """Both stages by autograd and any optimizer, which `make` gives for a parameter and its stage (0 or 1)."""
+
+    def stage(number: int, parameter: torch.Tensor, objective: Callable[[torch.Tensor], torch.Tensor]) -> list:
+        parameter.requires_grad_()
+        optimizer = make(parameter, number)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            found = objective(parameter)
+            found.backward()
+            return found
+
+        losses = []
+        for _ in range(steps[number]):
+            losses.append(objective(parameter).detach())
+            optimizer.step(closure)
+        return [*losses, objective(parameter).detach()]
+
+    value, key_query = value.clone(), key_query.clone()
+    losses_ov = stage(0, value, lambda v: value_loss(v, data))
+    frozen, embedded = value.detach(), embed(data, value.shape[1])
+    losses = stage(1, key_query, lambda w: loss(w, frozen, data, embedded))
+    return {"loss_ov": losses_ov, "loss": losses, "value": [frozen], "key_query": [key_query.detach()]}

@@ -136,7 +136,7 @@ def _six_panels(sheet: Sheet, panels: Sequence[Axes] | np.ndarray, metrics: Metr
         ax.set(title=title, ylabel=label)
         if panel.startswith("cos"):
             ax.set_ylim(-0.2, 1.08)
-        if theirs.steps[-1] == 900:
+        if theirs.steps[-1] == 900 and len(experiment.optimizers) == 1:
             ax.set_yticks(ticks)
 
 
@@ -220,7 +220,7 @@ def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
     ]
     for ax in sheet.panels.ravel():
         ax.set_xlabel("$t$ (steps)")
-        ax.legend(handles=ax.get_lines()[-1:], loc="lower left")
+        ax.legend(handles=ax.get_lines()[-1:], loc="lower left", frameon=True, edgecolor="none", framealpha=0.8)
     letter(sheet.panels)
     handles = loss.get_legend_handles_labels()[0][:-1]
     sheet.figure.legend(handles=handles, loc="outside upper center", ncols=4)

@@ -78,11 +78,13 @@ class KeysAndQueries:
         run = torch.arange(self.runs)[:, None]
         # Where x_l^T W x_L stands in the flattened W of all runs, shape (L, K).
         self.places = ((run * dimension + tokens) * dimension + query).flatten(1)
-        # By how much W_ov x_l prefers each wrong class to the right one, shape (L, V - 1, K); frozen, so gathered once.
+        # By how much W_ov x_l prefers each wrong class to the right one, (L, V - 1, K); frozen, so gathered once. What a
+        # step needs of it are the first position's, and the others' less the first's.
         wrong = torch.arange(size - 1)[:, None, None]
         wrong = wrong + (wrong >= target)
         margins = value[run, wrong, tokens.unsqueeze(1)] - value[run, target, tokens].unsqueeze(1)
-        self.margins = margins.flatten(2).masked_fill_(self.padding.unsqueeze(1), 0.0)
+        self.first = margins[0].flatten(1)
+        self.beyond = (margins[1:] - margins[0]).flatten(2).masked_fill_(self.padding[1:].unsqueeze(1), 0.0)
         # One-token sentences attend to themselves: a constant of the loss, without gradient.
         self.constant = Values(data).loss_and_gradient(value)[0]
 
@@ -97,12 +99,13 @@ class KeysAndQueries:
             key_query: W_kq, shape (runs, d, d).
         """
         attention = self.attention(key_query)
-        margins = self.margins[0] * attention[0]
-        for position, weight in zip(self.margins[1:], attention[1:], strict=True):
-            margins.addcmul_(position, weight)
-        wrong = margins.exp_()
+        margins = self.first  # + sum_l a_l (M_l - M_0), as the a_l add up to 1
+        for beyond, weight in zip(self.beyond, attention[1:], strict=True):
+            margins = margins.addcmul(beyond, weight)
+        wrong = margins.exp()
         wrong_sum = wrong.sum(0)
-        slopes = (self.margins * wrong).sum(1) / (1 + wrong_sum)
+        slopes = torch.zeros_like(attention)  # g_l - g_0
+        torch.div((self.beyond * wrong).sum(1), 1 + wrong_sum, out=slopes[1:])
         # (diag(a) - a a^T) g as pairwise differences, each exact: a_l sum_k a_k (g_l - g_k).
         centred = ((slopes.unsqueeze(1) - slopes) * attention).sum(1)
         gradient = torch.zeros_like(key_query)

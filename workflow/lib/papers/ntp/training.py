@@ -79,8 +79,8 @@ def descend(
     """
     losses = torch.empty(steps + 1, len(parameter), dtype=parameter.dtype)
     norms = torch.empty_like(losses)
-    snapshots = []
-    wanted = set(snapshot_steps(steps).tolist())
+    wanted = {step: place for place, step in enumerate(snapshot_steps(steps).tolist())}
+    snapshots = parameter.new_empty(len(parameter), len(wanted), *parameter.shape[1:])
 
     @torch.inference_mode()  # an optimizer turns gradients on for its closure; these are worked out by hand
     def closure() -> torch.Tensor:
@@ -90,12 +90,12 @@ def descend(
     for step in range(steps + 1):
         norms[step] = torch.linalg.vector_norm(parameter.flatten(1), dim=1)
         if step in wanted:
-            snapshots.append(parameter.clone())
+            snapshots[:, wanted[step]] = parameter
         if step < steps:
             losses[step] = optimizer.step(closure)  # type: ignore[arg-type]
         else:
             losses[step] = closure()
-    return losses.T.numpy(), norms.T.numpy(), torch.stack(snapshots, dim=1).numpy()
+    return losses.T.numpy(), norms.T.numpy(), snapshots.numpy()
 
 
 @torch.inference_mode()

@@ -195,7 +195,7 @@ def test_a_wrong_request_stops_before_anything_runs(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", ["config/config.yaml", "config/papers/ntp.yaml", "workflow/schemas/paper.schema.yaml"])
+@pytest.mark.parametrize("name", ["config/config.yaml", "config/papers/ntp.yaml", "config/claims/ntp.yaml"])
 def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path, name: str) -> None:
     project = copy_project(tmp_path / "project")
     path = project / name

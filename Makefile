@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 figures: .venv/ready
 	snakemake --cores $(CORES)
+	@echo "file://$(CURDIR)/results/index.html"
 
 test: .venv/ready
 	pytest
@@ -18,7 +19,7 @@ bench: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.benchmarks $(if $(filter quick,$(BENCH)),--quick)
 
 report: figures
-	snakemake --report results/report.zip
+	snakemake --report results/report.zip --report-stylesheet workflow/report/report.css
 
 lint: .venv/ready
 	ruff check .

@@ -1,4 +1,4 @@
-"""Every figure of every paper: config -> generate -> train -> measure -> draw -> judge -> report."""
+"""Every figure of every paper: config -> generate -> train -> measure -> draw -> judge -> page."""
 
 import shlex
 import sys
@@ -41,6 +41,7 @@ include: "workflow/rules/metrics.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/robustness.smk"
+include: "workflow/rules/page.smk"
 include: "workflow/rules/cluster.smk"
 
 
@@ -49,6 +50,7 @@ rule all:
     input:
         paper_figures(*plan.papers),
         rules.claims.output,
+        rules.page.output,
 
 
 for _paper in plan.papers:

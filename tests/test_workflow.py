@@ -51,14 +51,14 @@ def test_changing_a_step_size_reruns_that_optimizer_only(default_run: Path) -> N
     done = snakemake(default_run, "-n", "--config", change)
     counts = job_counts(done.stdout + done.stderr)
     # Three figures read this experiment; nothing of other experiments or papers is touched.
-    assert counts == {"train": 1, "measure": 1, "draw": 3, "judge": 1, "claims": 1, "all": 1}
+    assert counts == {"train": 1, "measure": 1, "draw": 3, "judge": 1, "claims": 1, "page": 1, "all": 1}
 
 
 def test_rewording_a_source_trains_nothing(default_run: Path) -> None:
     change = "ntp={experiments: {two_stage: {settings: {sentences: {where: elsewhere}}}}}"
     done = snakemake(default_run, "-n", "--config", change)
     counts = job_counts(done.stdout + done.stderr)
-    assert set(counts) == {"draw", "judge", "claims", "all"}
+    assert set(counts) == {"draw", "judge", "claims", "page", "all"}
 
 
 ONLY_NTP = ("--config", "papers=[ntp]")
@@ -93,7 +93,7 @@ def test_editing_a_module_reruns_its_paper_only(finished_project: Path, module: 
     if not stages:
         assert "Nothing to be done" in output
     else:
-        assert set(job_counts(output)) - {"claims", "all"} == stages
+        assert set(job_counts(output)) - {"claims", "page", "all"} == stages
 
 
 def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_papers_share_no_module_of_a_room() -> None:
 def outputs(directory: Path) -> dict[str, bytes]:
     """Every result but the logs, as bytes."""
     results = directory / "results"
-    kinds = {".parquet", ".safetensors", ".npz", ".csv", ".png", ".pdf", ".md", ".html", ".rst"}
+    kinds = {".parquet", ".safetensors", ".npz", ".csv", ".png", ".pdf", ".md", ".html", ".rst", ".json"}
     return {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(results.rglob("*"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from workflow.lib.plan.model import Paper, Setting
+from workflow.lib.plan.model import Experiment, Paper, Setting
 
 MEANINGS = {
     "paper": "read in the paper",
@@ -21,22 +22,46 @@ MEANINGS = {
 }
 
 
-def render(template: Path, paper: Paper, figure: str, facts: Mapping[str, Any]) -> str:
-    """The caption of a figure in reStructuredText.
+def text(template: Path, facts: Mapping[str, Any]) -> str:
+    """What a figure's caption says, in reStructuredText.
 
     Args:
         template: a Jinja text; the facts are its variables, and a missing one is an error.
-        paper: the plan's paper.
-        figure: name of the figure.
-        facts: measured by the drawing function.
+        facts: measured by the drawing function; shown as text, whatever they hold.
     """
-    # reStructuredText needs no HTML escapes.
+    # reStructuredText needs no HTML escapes, but escapes of its own.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)  # noqa: S701
-    text = environment.from_string(template.read_text(encoding="utf-8")).render(**facts)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**_plain(facts)).strip()
+
+
+def render(text: str, paper: Paper, figure: str) -> str:
+    """The caption as the report shows it: heading, text, and every setting with its source."""
     drawn = paper.figure(figure)
-    heading = f"**{paper.title}** ({paper.authors}; {paper.venue}), {figure}: {drawn.title}"
+    heading = f"**{_escaped(f'{paper.title} ({paper.authors}; {paper.venue}), {figure}: {drawn.title}')}**"
     tables = [_settings_table(name, paper) for name in drawn.experiments]
-    return "\n\n".join([heading, text.strip(), *tables]) + "\n"
+    return "\n\n".join([heading, text, *tables]) + "\n"
+
+
+def described(text: str, paper: Paper, figure: str) -> dict[str, Any]:
+    """The same for programs: figure, paper, caption, and the experiments with every setting."""
+    drawn = paper.figure(figure)
+    head = {"name": paper.name, "title": paper.title, "authors": paper.authors, "venue": paper.venue}
+    return {
+        "figure": figure,
+        "title": drawn.title,
+        "paper": head,
+        "caption": text,
+        "experiments": [_experiment(paper.experiment(name)) for name in drawn.experiments],
+    }
+
+
+def _experiment(experiment: Experiment) -> dict[str, Any]:
+    settings = [("seeds", experiment.given["seeds"]), *experiment.sourced()]
+    return {
+        "name": experiment.name,
+        "about": experiment.about,
+        "settings": [{"setting": name, **setting.model_dump(mode="json")} for name, setting in settings],
+    }
 
 
 def _settings_table(name: str, paper: Paper) -> str:
@@ -44,7 +69,7 @@ def _settings_table(name: str, paper: Paper) -> str:
     found = list(experiment.sourced())
     used = {setting.source for _, setting in found}
     lines = [
-        f"Settings of *{name}* ({experiment.about}; seeds: {experiment.seeds})",
+        f"Settings of *{name}* ({_escaped(experiment.about)}; seeds: {experiment.seeds})",
         "",
         ".. list-table::",
         "   :header-rows: 1",
@@ -58,5 +83,23 @@ def _settings_table(name: str, paper: Paper) -> str:
 
 
 def _row(name: str, setting: Setting) -> tuple[str, str, str, str]:
-    value = setting.value if isinstance(setting.value, str) else json.dumps(setting.value)
-    return name, f"``{value}``" if value else "", setting.source, setting.where.replace("*", "\\*").replace("|", "\\|")
+    value = setting.value if isinstance(setting.value, str) else json.dumps(setting.value, ensure_ascii=False)
+    return _escaped(name), _escaped(value), setting.source, _escaped(setting.where)
+
+
+def _escaped(text: str) -> str:
+    r"""Plain text in reStructuredText: no mark-up in it counts, and "p. 9" begins no list.
+
+    >>> print(_escaped("p. 9: *d*"))
+    p\. 9\: \*d\*
+    """
+    return re.sub(r"([^\w\s]|_(?!\w))", r"\\\1", " ".join(text.split()))
+
+
+def _plain(facts: Any) -> Any:
+    """Facts with the mark-up in their texts escaped; what no mark-up needs stays readable."""
+    if isinstance(facts, str):
+        return re.sub(r"([\\`*|]|_(?!\w))", r"\\\1", " ".join(facts.split()))
+    if isinstance(facts, Mapping):
+        return {_plain(key): _plain(value) for key, value in facts.items()}
+    return type(facts)(map(_plain, facts)) if isinstance(facts, list | tuple) else facts

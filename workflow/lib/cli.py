@@ -21,6 +21,9 @@ from workflow.lib.plan import jobs, matrix, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, shipped
 
+# What `draw` writes.
+_DRAWN = ("pdf", "png", "csv", "caption", "description")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; 0 on success, 1 with one message on stderr for a mistake that is the user's to mend."""
@@ -76,7 +79,7 @@ def _draw(options: argparse.Namespace) -> None:
         options.figure,
         dict(zip(figure.experiments, _as_many(options.metrics, figure.experiments), strict=True)),
         options.template or ROOT / f"workflow/report/{paper.name}/{figure.drawing}.rst",
-        {"pdf": options.pdf, "png": options.png, "csv": options.csv, "caption": options.caption},
+        {kind: path for kind in _DRAWN if (path := getattr(options, kind))},
     )
 
 
@@ -96,6 +99,18 @@ def _robustness(options: argparse.Namespace) -> None:
 
     for done in robustness.run(options.paper, options.seeds, options.stream, options.experiments, options.folder):
         print(f"{options.paper}: {done}", file=sys.stderr)
+
+
+def _page(options: argparse.Namespace) -> None:
+    from workflow.lib import page
+
+    page.write(options.results, options.output or options.results / page.PAGE, options.papers)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from workflow.lib import page
+
+    page.write_comparison(options.ours, options.theirs, options.output)
 
 
 def _schemas(options: argparse.Namespace) -> None:
@@ -197,8 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     drawn.add_argument("--figure", required=True, help="name under 'figures' of the paper's YAML")
     drawn.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="PARQUET", help="one per experiment")
     drawn.add_argument("--template", type=Path, metavar="RST", help="caption text; default: the paper's own")
-    for kind in ("pdf", "png", "csv", "caption"):
-        drawn.add_argument(f"--{kind}", type=Path, required=True, help="file to write")
+    for kind in _DRAWN:
+        drawn.add_argument(f"--{kind}", type=Path, required=kind != "description", help="file to write")
 
     judged = stage("judge", _judge, "hold a paper's claims against their bands")
     one_paper(judged)
@@ -222,4 +237,16 @@ def _parser() -> argparse.ArgumentParser:
     gathered.add_argument("--tables", type=Path, nargs="+", required=True, metavar="CSV", help="claims of each paper")
     for kind in ("csv", "markdown", "html"):
         gathered.add_argument(f"--{kind}", type=Path, required=True, help="file to write")
+
+    paged = stage("page", _page, "show everything that lies in a results folder on one page")
+    paged.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    paged.add_argument("--output", type=Path, metavar="HTML", help="file to write; default: index.html in the folder")
+    paged.add_argument("--papers", nargs="*", default=[], metavar="PAPER", help="their order; others follow")
+
+    compared = stage("compare", _compare, "show what differs between two results folders")
+    compared.add_argument("ours", type=Path, metavar="A", help="a results folder, drawn solid")
+    compared.add_argument("theirs", type=Path, metavar="B", help="another one, drawn dashed")
+    compared.add_argument(
+        "--output", type=Path, default=Path("compare.html"), metavar="HTML", help="default: compare.html"
+    )
     return parser

@@ -12,6 +12,7 @@ import pandas as pd
 from workflow.lib.contract import Measured
 from workflow.lib.errors import unknown
 from workflow.lib.files import atomic, readable, write_text
+from workflow.lib.page import texts
 from workflow.lib.plan.model import Claim, Experiment, Paper
 from workflow.lib.runs import Metrics, NotRecordedError
 
@@ -133,16 +134,6 @@ def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.4g}"
-
-
-def _band(low: float, high: float) -> str:
-    if math.isnan(low):
-        return "" if math.isnan(high) else f"≤ {high:.6g}"
-    return f"≥ {low:.6g}" if math.isnan(high) else (f"{low:.6g}" if low == high else f"{low:.6g} … {high:.6g}")
-
-
 def _fresh(share: float) -> str:
     """The share of fresh seeds inside the band; one below 95 % is a band that depends on the seeds."""
     return "" if math.isnan(share) else f"{share:.0%}" + (" (depends on the seeds)" if share < ROBUST else "")
@@ -163,9 +154,9 @@ def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
             "": claims["verdict"].map(VERDICTS),
             "claim": claims["claim"],
             "statement": claims["statement"],
-            "measured": claims["measured"].map(_number),
+            "measured": claims["measured"].map(texts.number),
             "band": [
-                _band(low, high) + (f" for {share:.0%} of seeds" if share < 1 else "")
+                texts.band(low, high, share)
                 for low, high, share in zip(claims["low"], claims["high"], claims["share"], strict=True)
             ],
             "source": claims["source"],
@@ -193,30 +184,4 @@ def write_markdown(path: Path | str, claims: pd.DataFrame, titles: Mapping[str, 
         lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
         lines += ["| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in table.to_numpy()]
         parts.append("\n".join(lines) + "\n")
-    write_text(path, "\n".join(parts))
-
-
-_STYLE = """<style>
-body {font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; color: #222}
-table {border-collapse: collapse} td, th {padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
-vertical-align: top} th {background: #f3f3f3; position: sticky; top: 0} td:nth-child(4),
-td:nth-child(5) {white-space: nowrap}
-tr.fails td {background: #fdecea}
-</style>"""
-
-
-def write_html(path: Path | str, claims: pd.DataFrame, titles: Mapping[str, str]) -> None:
-    """Write the same table as one self-contained page, for the report."""
-    from html import escape
-
-    parts = [f"<!doctype html><meta charset='utf-8'><title>Claims</title>{_STYLE}"]
-    parts.append(f"<h1>Claims: {_counted(claims)}</h1>")
-    for paper, mine in claims.groupby("paper", sort=False):
-        table = _readable_table(mine)
-        parts.append(f"<h2>{escape(str(paper))}: {escape(titles[str(paper)])}</h2><table><tr>")
-        parts += [f"<th>{escape(name)}</th>" for name in table.columns]
-        for values in table.to_numpy():
-            kind = " class='fails'" if values[0] == VERDICTS["fails"] else ""
-            parts.append(f"</tr><tr{kind}>" + "".join(f"<td>{escape(str(v))}</td>" for v in values))
-        parts.append("</tr></table>")
     write_text(path, "\n".join(parts))

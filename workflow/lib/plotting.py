@@ -1,64 +1,125 @@
-"""The look of all figures, and the sheet that records every number it draws."""
+"""The look of all figures at print size, and the sheet that records every number it draws.
+
+A sheet knows what is on it: `table` holds the numbers (the CSV), `description` how they are drawn (the JSON), so that
+the page can draw them again. Importing this module changes nothing of the user's matplotlib.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cycler import cycler
+from matplotlib import colormaps, colors
+from matplotlib import style as styles
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from workflow.lib.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW, Dash
 from workflow.lib.runs import Curve
 
-# Okabe and Ito's palette: told apart by readers with any colour vision.
-BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
-)  # fmt: skip
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PINK", "RED", "SKY", "YELLOW"]  # and what is defined here
 CYCLE = (BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY)
+
+# Widths in inches: a column of two, the text of a page with one column, both columns.
+NARROW, MEDIUM, WIDE = 3.25, 5.5, 6.75
 
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
+    "axes.formatter.use_mathtext": True,
     "axes.grid": True,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.7,
+    "axes.labelpad": 2.5,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 8,
+    "axes.titlepad": 4,
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
-    "font.size": 9,
+    "figure.labelsize": 8,
+    "figure.titlesize": 8.5,
+    "font.size": 8,
     "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
+    "grid.linewidth": 0.5,
+    "legend.borderaxespad": 0.3,
+    "legend.columnspacing": 1.4,
+    "legend.fontsize": 7.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.pad": 2.5,
+    "ytick.major.pad": 2.5,
 }
-matplotlib.use("agg")
-plt.rcParams.update(STYLE)
+
+Kind = Literal["line", "band", "points", "bars", "level", "heat", "note"]
+
+
+def look() -> AbstractContextManager[None]:
+    """The look, whatever the user's matplotlibrc says; for `with`, around drawing and saving."""
+    return styles.context(["default", STYLE])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One series as it was drawn; `ax` is None where only its numbers were recorded."""
+
+    panel: str
+    series: str
+    kind: Kind
+    ax: Axes | None
+    label: str = ""
+    color: Any = None
+    dash: Dash = "-"
+    width: float = 0.0
+    marker: str = ""
+    rows: int = 0
+    scale: tuple[float, float, str] | None = None  # of a heat map: its ends and its colour map
+
+    @property
+    def strokes(self) -> list[float]:
+        """Lengths of dashes and gaps in units of the line's width; empty for a solid line."""
+        named = {"--": [3.7, 1.6], "dashed": [3.7, 1.6], ":": [1, 1.65], "dotted": [1, 1.65], "-.": [6.4, 1.6, 1, 1.6]}
+        return named.get(self.dash, []) if isinstance(self.dash, str) else list(self.dash[1])
+
+
+class DrawnFigure(Figure):
+    """A figure that knows the sheet it was drawn through."""
+
+    sheet: Sheet
 
 
 class Sheet:
     """A figure with its table: what is drawn through the sheet is recorded, so that the CSV is the picture.
 
-    The table has the columns panel, series, x, y, low, high (low and high are the ends of a band).
+    The table has the columns panel, series, x, y, low, high (low and high are the ends of a band). What has no step,
+    such as a largest deviation, is a note: a row without x.
     """
 
     def __init__(self, rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any) -> None:
-        """Make a grid of panels; `size` in inches, `options` go to `Figure.subplots`."""
-        self.figure: Figure = plt.figure(figsize=size)
-        self.panels: np.ndarray = self.figure.subplots(rows, columns, squeeze=False, **options)
+        """Make a grid of panels; `size` in inches as printed, `options` go to `Figure.subplots`."""
+        with look():
+            self.figure = DrawnFigure(figsize=size)
+            FigureCanvasAgg(self.figure)
+            self.panels: np.ndarray = self.figure.subplots(rows, columns, squeeze=False, **options)
+        self.figure.sheet = self
         self._rows: list[pd.DataFrame] = []
+        self._entries: list[_Entry] = []
 
     @property
     def table(self) -> pd.DataFrame:
@@ -66,15 +127,94 @@ class Sheet:
         columns = ["panel", "series", "x", "y", "low", "high"]
         return pd.concat(self._rows, ignore_index=True)[columns] if self._rows else pd.DataFrame(columns=columns)
 
-    def record(self, panel: str, series: str, x: object, y: object, low: object = None, high: object = None) -> None:
-        """Put numbers into the table; for marks that have no method of their own here."""
+    def record(
+        self,
+        panel: str,
+        series: str,
+        x: object,
+        y: object,
+        low: object = None,
+        high: object = None,
+        *,
+        ax: Axes | None = None,
+        kind: Kind = "points",
+        **style: Any,
+    ) -> None:
+        """Put numbers into the table, for marks that have no method of their own here.
+
+        Args:
+            panel: name of the panel in the table.
+            series: name of the series in the table.
+            x: places; NaN for a note.
+            y: values.
+            low: lower ends of bands or bars.
+            high: upper ends.
+            ax: where they were drawn; by default where other series of the panel were.
+            kind: how.
+            style: `color`, `linestyle`, `linewidth`, `marker` and `label`, as matplotlib names them.
+        """
         ends = {"low": np.nan if low is None else low, "high": np.nan if high is None else high}
         self._rows.append(pd.DataFrame({"panel": panel, "series": series, "x": x, "y": y, **ends}))
+        label = str(style.get("label") or "")
+        self._entries.append(
+            _Entry(
+                panel,
+                series,
+                kind,
+                ax,
+                label="" if label.startswith("_") else label,
+                color=style.get("color"),
+                dash=style.get("linestyle") or "-",
+                width=style.get("linewidth") or STYLE["lines.linewidth"],
+                marker=str(style.get("marker") or ""),
+                rows=len(self._rows[-1]),
+                scale=style.get("scale"),
+            )
+        )
 
     def line(self, ax: Axes, panel: str, series: str, x: object, y: object, **style: Any) -> None:
         """Draw and record a line."""
-        ax.plot(np.asarray(x), np.asarray(y), **style)
-        self.record(panel, series, x, y)
+        with look():
+            (drawn,) = ax.plot(np.asarray(x), np.asarray(y), **style)
+        self.record(panel, series, x, y, ax=ax, kind="line", **{**style, "color": drawn.get_color()})
+
+    def points(
+        self, ax: Axes, panel: str, series: str, x: object, y: object, low: object = None, high: object = None,
+        **style: Any,
+    ) -> None:  # fmt: skip
+        """Draw and record points, with bars from low to high where these are given."""
+        style = {"marker": "o", "linestyle": "none", **style}
+        middle = np.asarray(y, dtype=np.float64)
+        with look():
+            (drawn,) = ax.plot(np.asarray(x), middle, **style)
+            if low is not None and high is not None:
+                spread = [middle - np.asarray(low), np.asarray(high) - middle]
+                ax.errorbar(np.asarray(x), middle, spread, fmt="none", ecolor=drawn.get_color(), elinewidth=0.8)
+        self.record(panel, series, x, y, low, high, ax=ax, **{**style, "color": drawn.get_color()})
+
+    def bars(
+        self, ax: Axes, panel: str, series: str, x: object, y: object, low: object = None, high: object = None,
+        **style: Any,
+    ) -> None:  # fmt: skip
+        """Draw and record bars of height y, with whiskers from low to high where these are given."""
+        middle = np.asarray(y, dtype=np.float64)
+        with look():
+            if low is not None and high is not None:
+                style = {"yerr": [middle - np.asarray(low), np.asarray(high) - middle], "capsize": 2, **style}
+            drawn = ax.bar(np.asarray(x), middle, **style)
+        color = drawn.patches[0].get_facecolor() if drawn.patches else None
+        self.record(panel, series, x, y, low, high, ax=ax, kind="bars", label=style.get("label"), color=color)
+
+    def level(self, ax: Axes, panel: str, series: str, y: float, **style: Any) -> None:
+        """Draw and record a horizontal line across the panel."""
+        style = {"color": GREY, "linestyle": ":", "linewidth": 1, **style}
+        with look():
+            ax.axhline(y, **style)
+        self.record(panel, series, [np.nan], [y], ax=ax, kind="level", **style)
+
+    def note(self, ax: Axes, panel: str, name: str, value: float) -> None:
+        """Record a number about a panel that is told, not drawn."""
+        self.record(panel, name, [np.nan], [value], ax=ax, kind="note")
 
     def band(self, ax: Axes, panel: str, series: str, curve: Curve, *, geometric: bool = False, **style: Any) -> None:
         """Draw and record the mean over seeds as a line and the range of all seeds as a band.
@@ -95,24 +235,159 @@ class Sheet:
         else:
             middle = np.nanmean(values, axis=0)
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        (drawn,) = ax.plot(steps, middle, **style)
-        if len(curve.seeds) > 1:
-            ax.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
-        self.record(panel, series, steps, middle, low, high)
+        with look():
+            (drawn,) = ax.plot(steps, middle, **style)
+            if len(curve.seeds) > 1:
+                ax.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+        kind: Kind = "band" if len(curve.seeds) > 1 else "line"
+        style = {**style, "color": drawn.get_color()}
+        self.record(panel, series, steps, middle, low, high, ax=ax, kind=kind, **style)
 
     def heat(self, ax: Axes, panel: str, series: str, matrix: np.ndarray, **style: Any) -> Any:
         """Draw and record a matrix as a heat map: x is the column, y the row, low and high the value."""
-        image = ax.imshow(matrix, **{"aspect": "auto", "interpolation": "nearest", **style})
+        with look():
+            image = ax.imshow(matrix, **{"aspect": "auto", "interpolation": "nearest", **style})
         ax.grid(False)
         rows, columns = np.indices(matrix.shape)
-        self.record(panel, series, columns.ravel(), rows.ravel(), matrix.ravel(), matrix.ravel())
+        low, high = image.get_clim()
+        scale = (low, high, image.get_cmap().name)
+        flat = matrix.ravel()
+        self.record(panel, series, columns.ravel(), rows.ravel(), flat, flat, ax=ax, kind="heat", scale=scale)
         return image
+
+    def legend(self, columns: int | None = None) -> Legend | None:
+        """One legend above all panels, each name once; None where nothing has a name."""
+        found: dict[str, Any] = {}
+        for ax in self._shown():
+            handles, labels = ax.get_legend_handles_labels()
+            found = {**dict(zip(labels, handles, strict=True)), **found}
+        if not found:
+            return None
+        with look():
+            return self.figure.legend(
+                list(found.values()), list(found), loc="outside upper center", ncols=columns or min(len(found), 4)
+            )
+
+    def letter(self) -> None:
+        """Letter all panels (a), (b), ... in front of their titles."""
+        letter(self._shown())
+
+    def finish(self) -> None:
+        """What is the same in every figure: few ticks on log axes."""
+        for ax in self.figure.axes:
+            for axis in (ax.xaxis, ax.yaxis):
+                _sparse(axis)
+
+    def description(self) -> dict[str, Any]:
+        """How the numbers of the table are drawn, for JSON: the panels in reading order, and their series.
+
+        A series names its panel and itself as the table does, in whose order they are, and the number of its rows; `at`
+        is its place among the panels, None where only its numbers were recorded. Series that share a `name` belong
+        together in a legend.
+        """
+        home = {entry.panel: entry.ax for entry in reversed(self._entries) if entry.ax is not None}
+        placed = [(entry, entry.ax if entry.ax is not None else home.get(entry.panel)) for entry in self._entries]
+        axes = sorted({ax for _, ax in placed if ax is not None}, key=_place)
+        names = _names(self._entries)
+        return {
+            "size": [float(side) for side in self.figure.get_size_inches()],
+            "columns": max((int(p[1]) + 1 for p in map(_place, axes)), default=1),
+            "panels": [_panel(ax) for ax in axes],
+            "series": [
+                {
+                    "panel": entry.panel,
+                    "series": entry.series,
+                    "rows": entry.rows,
+                    "at": None if ax is None else axes.index(ax),
+                    "kind": entry.kind,
+                    "name": name,
+                    "color": None if entry.color is None else colors.to_hex(entry.color),
+                    "dash": entry.strokes,
+                    "width": float(entry.width),
+                    "marker": entry.marker,
+                    **({} if entry.scale is None else {"heat": _heat_colours(*entry.scale)}),
+                }
+                for (entry, ax), name in zip(placed, names, strict=True)
+            ],
+        }
+
+    def _shown(self) -> list[Axes]:
+        """The panels that are still part of the figure, row by row."""
+        return [ax for ax in self.panels.ravel() if ax.figure is not None]
+
+
+def finished(figure: Figure) -> dict[str, Any]:
+    """Finish a figure that a room has drawn, and describe it; nothing to say of one that no sheet knows."""
+    if not isinstance(figure, DrawnFigure):
+        return {}
+    figure.sheet.finish()
+    return figure.sheet.description()
 
 
 def letter(axes: Sequence[Axes] | np.ndarray) -> None:
     """Letter panels (a), (b), ... in front of their titles."""
     for index, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):
-        title = ax.get_title()
+        title = ax.get_title() or ax.get_title(loc="left")
+        ax.set_title("")
         ax.set_title(f"({chr(97 + index)}) {title}".strip(), loc="left", fontsize=STYLE["axes.titlesize"])
-        if title:
-            ax.set_title("")
+
+
+def _sparse(axis: Axis) -> None:
+    """At most five labelled powers on a log axis that spans several, and no ticks between them."""
+    locator = axis.get_major_locator()
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() == "log" and type(locator) is LogLocator and low > 0 and high / low > 1e3:
+        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_minor_locator(NullLocator())
+
+
+def _place(ax: Axes) -> tuple[float, ...]:
+    """Row, column and, for axes upon axes, order."""
+    spec = ax.get_subplotspec()
+    order = ax.figure.axes.index(ax) if ax.figure is not None else 0
+    return (spec.rowspan.start, spec.colspan.start, order) if spec is not None else (999, 0, order)
+
+
+def _panel(ax: Axes) -> dict[str, Any]:
+    return {
+        "title": ax.get_title() or ax.get_title(loc="left"),
+        "x": _axis(ax.xaxis, ax.get_xlim()),
+        "y": _axis(ax.yaxis, ax.get_ylim()),
+        "schematic": not ax.axison,  # without axes there is nothing to read off
+    }
+
+
+def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
+    ticks = None
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        marks = [float(place) for place in axis.get_majorticklocs()]
+        ticks = [list(tick) for tick in zip(marks, axis.get_major_formatter().format_ticks(marks), strict=True)]
+    scale = axis.get_scale()
+    found = {"label": axis.get_label_text(), "scale": scale, "limits": [float(end) for end in limits], "ticks": ticks}
+    if scale in ("linear", "log"):
+        return found
+    # Any other scale as a table of places along the axis, which the page reads between.
+    transform = axis.get_transform()
+    start, end = (float(place) for place in transform.transform(np.array(limits, dtype=np.float64)))
+    places = np.linspace(start, end, 201)
+    values = transform.inverted().transform(places)
+    known = np.isfinite(values)
+    return {**found, "table": [values[known].tolist(), places[known].tolist()]}
+
+
+def _names(entries: Sequence[_Entry]) -> Iterator[str]:
+    """The legend's name of every series: its own, else that of its like, in this panel or, by its name, in another."""
+    same = {entry.series: entry.label for entry in entries if entry.label}
+    like = {(entry.panel, str(entry.color), *dash): entry.label for entry in entries if entry.label
+            for dash in ((), (str(entry.dash),))}  # fmt: skip
+    for entry in entries:
+        found = entry.label or same.get(entry.series, "")
+        if not found and entry.kind in ("line", "band"):
+            key = (entry.panel, str(entry.color))
+            found = like.get((*key, str(entry.dash)), like.get(key, ""))
+        yield found or entry.series
+
+
+def _heat_colours(low: float, high: float, name: str) -> Mapping[str, Any]:
+    shades = colormaps[name](np.linspace(0, 1, 9))
+    return {"low": float(low), "high": float(high), "colors": [colors.to_hex(shade) for shade in shades]}

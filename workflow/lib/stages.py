@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,24 +85,34 @@ def _joined(blocks: Sequence[Arrays]) -> Arrays:
 
 
 def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path, outputs: Mapping[str, Path]) -> None:
-    """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, and its caption as `.rst`."""
-    from workflow.lib import captions
+    """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, its caption as `.rst`.
+
+    Where `outputs` names a `description`, it gets everything else that a reader of the numbers has to know: how they
+    are drawn, the caption's text, and every setting with its evidence.
+    """
+    from workflow.lib import captions, plotting
     from workflow.lib.runs import NotRecordedError
     from workflow.lib.tables import read_metrics
 
     entry = paper.figure(figure)
     experiments = [paper.experiment(name) for name in entry.experiments]
-    try:
-        drawing = rooms.figures(paper.name)[entry.drawing](read_metrics(metrics), *experiments)
-    except NotRecordedError as error:
-        raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
-        with atomic(outputs[kind]) as temporary:
-            drawing.figure.savefig(temporary, metadata=metadata)
-        drawing.figure.set_layout_engine("none")  # laid out once, for both files
+    with plotting.look():
+        try:
+            drawing = rooms.figures(paper.name)[entry.drawing](read_metrics(metrics), *experiments)
+        except NotRecordedError as error:
+            raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
+        description = plotting.finished(drawing.figure)
+        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+            with atomic(outputs[kind]) as temporary:
+                drawing.figure.savefig(temporary, metadata=metadata)
+            drawing.figure.set_layout_engine("none")  # laid out once, for both files
     with atomic(outputs["csv"]) as temporary:
         drawing.table.to_csv(temporary, index=False)
-    write_text(outputs["caption"], captions.render(template, paper, figure, drawing.facts))
+    text = captions.text(template, drawing.facts)
+    write_text(outputs["caption"], captions.render(text, paper, figure))
+    if "description" in outputs:
+        described = {**captions.described(text, paper, figure), **description}
+        write_text(outputs["description"], json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
 def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
@@ -118,10 +129,10 @@ def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
 
 def gather(tables: Sequence[Path], titles: Mapping[str, str], csv: Path, markdown: Path, html: Path) -> None:
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
-    from workflow.lib import judging
+    from workflow.lib import judging, page
 
     joined = judging.read_csv(tables)
     with atomic(csv) as temporary:
         joined.to_csv(temporary, index=False)
     judging.write_markdown(markdown, joined, titles)
-    judging.write_html(html, joined, titles)
+    page.write_claims(html, tables, titles)

@@ -12,6 +12,7 @@ localrules:
     generate,
     judge,
     measure,
+    page,
 
 
 onstart:

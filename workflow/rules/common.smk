@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import pathlib
 
 from workflow.lib import optim, rooms
 from workflow.lib.errors import exit_on_user_error
@@ -109,14 +110,43 @@ def caption_template(wildcards):
     return min((path, os.path.relpath(path)), key=len)
 
 
+def report_labels(wildcards, file):
+    """What the report lists a figure by. It sorts by the text, so that "Figure 1" comes before "Further"."""
+    with exit_on_user_error():
+        title = planned(wildcards).figure(wildcards.figure).title
+    number = wildcards.figure.removeprefix("fig")
+    further = wildcards.figure.removeprefix("extra_").replace("_", " ")
+    name = f"Figure {number}" if number.isdigit() else f"Further: {further}"
+    return {"figure": name, "title": title, "file": file}
+
+
+def picture_labels(wildcards):
+    """The labels of a drawing; the report opens with what sorts first."""
+    return report_labels(wildcards, "drawing")
+
+
+def numbers_labels(wildcards):
+    """The labels of the numbers in it."""
+    return report_labels(wildcards, "numbers")
+
+
 def paper_figures(*papers):
     """All figure files of some papers."""
     return [
         f"results/{paper}/figures/{figure}.{kind}"
         for paper in papers
         for figure in plan.paper(paper).figures
-        for kind in ("pdf", "png", "csv")
+        for kind in ("pdf", "png", "csv", "json")
     ]
+
+
+def page_code():
+    """A digest of the files that make pages."""
+    digest = hashlib.sha256()
+    for path in sorted((pathlib.Path(rooms.__file__).parent / "page").rglob("*.*")):
+        if path.suffix in (".py", ".html", ".css", ".js"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def data_code(wildcards):

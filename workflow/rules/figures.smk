@@ -1,4 +1,4 @@
-"""Figures: the picture, the numbers in it, and its caption."""
+"""Figures: the picture, the numbers in it, its caption, and a description for the page."""
 
 
 rule draw:
@@ -11,15 +11,16 @@ rule draw:
             "results/{paper}/figures/{figure}.png",
             caption="../report/figure.rst",
             category="{paper}",
-            labels={"figure": "{figure}", "file": "drawing"},
+            labels=picture_labels,
         ),
         csv=report(
             "results/{paper}/figures/{figure}.csv",
             caption="../report/figure.rst",
             category="{paper}",
-            labels={"figure": "{figure}", "file": "numbers"},
+            labels=numbers_labels,
         ),
         caption="results/{paper}/figures/{figure}.rst",
+        description="results/{paper}/figures/{figure}.json",
     log:
         "results/{paper}/logs/draw/{figure}.log",
     conda:
@@ -42,4 +43,5 @@ rule draw:
         " --png {output.png:q}"
         " --csv {output.csv:q}"
         " --caption {output.caption:q}"
+        " --description {output.description:q}"
         " 2>&1 | tee {log:q}"

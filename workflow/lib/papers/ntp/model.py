@@ -78,8 +78,8 @@ class KeysAndQueries:
         run = torch.arange(self.runs)[:, None]
         # Where x_l^T W x_L stands in the flattened W of all runs, shape (L, K).
         self.places = ((run * dimension + tokens) * dimension + query).flatten(1)
-        # By how much W_ov x_l prefers each wrong class to the right one, (L, V - 1, K); frozen, so gathered once. What a
-        # step needs of it are the first position's, and the others' less the first's.
+        # By how much W_ov x_l prefers each wrong class to the right one, (L, V - 1, K), frozen. A step
+        # needs the first position's, and the others' less the first's.
         wrong = torch.arange(size - 1)[:, None, None]
         wrong = wrong + (wrong >= target)
         margins = value[run, wrong, tokens.unsqueeze(1)] - value[run, target, tokens].unsqueeze(1)

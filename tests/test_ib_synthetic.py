@@ -22,6 +22,7 @@ from workflow.lib.papers.ib.synthetic.metrics import decoder_constraints, least_
 from workflow.lib.papers.ib.synthetic.settings import arrays_of
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan, others
 from workflow.lib.papers.ib.synthetic.training import initial, recorded_steps, train
+from workflow.lib.plan import matrix
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import Curve, Metrics, NotRecordedError, Trace
 
@@ -189,6 +190,100 @@ def test_dense_key_query_and_decoder_equal_the_twins(rule: str) -> None:
     )
 
 
+# ---- rules that do not commute with rotations: on W itself ----
+
+
+def stepped(data: dict[str, np.ndarray], rule: Any, steps: int, joint: bool) -> list[np.ndarray]:
+    """W, and u if `joint`, after some steps of a torch optimizer on the dense problem by automatic differentiation."""
+    problem, d = plain.tensors(data), data["tokens"].shape[2]
+    key_query, decoder = torch.zeros(d, d).double().requires_grad_(), torch.zeros(d).double().requires_grad_(joint)
+    parameters = [key_query, decoder] if joint else [key_query]
+    made = rule(parameters)
+
+    def closure() -> torch.Tensor:
+        made.zero_grad()
+        value = plain.loss(key_query, decoder, problem) if joint else plain.gap(key_query, problem)
+        value.backward()
+        return value
+
+    for _ in range(steps):
+        made.step(closure)
+    return [parameter.detach().numpy() for parameter in parameters]
+
+
+def found_parameters(made: Experiment, found: Run, seed: int, variant: str = "") -> list[np.ndarray]:
+    """The final W, and u if trained, of one run."""
+    own = arrays_of(found.parameters, variant)
+    if "final_key_query" in own:
+        return [own[f"final_{name}"][seed] for name in ("key_query", "decoder") if f"final_{name}" in own]
+    data = arrays_of(generate(made, made.seed(seed)), variant)
+    dense = [KeyQuerySpan.of(data).dense(own["key_query"][seed, -1])]
+    return dense + ([DecoderSpan.of(data).dense(own["decoder"][seed, -1])] if "decoder" in own else [])
+
+
+def test_adam_is_trained_on_the_matrix() -> None:
+    """The numbers of the second reading: .0026 on W and .88 in the coordinates, where Adam is another rule."""
+    made = experiment("fixed_decoder", MAIN, adam={"lr": 0.01, "iterations": 10})
+    found = run(made, "adam", range(1))
+    assert found.trace["distraction"].final() == pytest.approx(0.0026, abs=1e-4)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fixed_decoder": TINY,
+    "joint": TINY,
+    "variants": {**TINY, "changes": {"antipodal": {"signals": "antipodal"}, "anywhere": {"query_position": "random"}}},
+}
+EVERY_RULE = [*optim.names(), *matrix.ELSEWHERE, "torch.optim.SGD", "torch.optim.NAdam"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", EVERY_RULE)
+def test_every_rule_on_every_kind_is_the_dense_twin(rule: str, kind: str) -> None:
+    base = experiment(kind, KINDS[kind], gd={"lr": 0.1, "iterations": 6})
+    entry = matrix.example(base, rule, **({"weight_decay": 0.1} if rule == "torch.optim.AdamW" else {}))
+    steps = 2 if rule == "torch.optim.LBFGS" else 6
+    options = entry.options.model_copy(update={"iterations": steps})
+    entry = entry.model_copy(update={"options": options})
+    assert base.settings.route(entry) == ("fast" if entry.traits.rotations else "plain")
+    data = data_of(base)
+    found = train(base, entry, data, Job())
+    measured = measure(base, data, {"mine": found})["mine"]
+    for variant in base.settings.variants():
+        own = arrays_of(data[1], variant)
+        twin = stepped(own, entry.build, steps, kind == "joint")
+        for ours, theirs in zip(found_parameters(base, found, 1, variant), twin, strict=True):
+            assert np.linalg.norm(ours - theirs) <= 1e-8 * np.linalg.norm(theirs)
+        target = KeyQuerySpan.of(own).dense(max_margin(KeyQuerySpan.of(own).margins).w)
+        angle = 1 - (twin[0] * target).sum() / np.linalg.norm(twin[0]) / np.linalg.norm(target)
+        assert measured.curve("norm_w", variant).final()[1] == pytest.approx(np.linalg.norm(twin[0]), rel=1e-8)
+        assert measured.curve("misalignment_w", variant).final()[1] == pytest.approx(angle, rel=1e-7)
+
+
+def test_a_random_start_of_adam_is_the_matrix_itself() -> None:
+    made = experiment("fixed_decoder", {**TINY, "initial_norm": 5}, adam={"lr": 0.01, "iterations": 5})
+    data = data_of(made)
+    found = train(made, made.optimizers["adam"], data, Job())
+    measured = measure(made, data, {"adam": found})["adam"]
+    assert measured["norm_w"].values[:, 0] == pytest.approx(5)
+    start = initial(data[1], 5, made.seed(1))
+    moved = np.abs(found.parameters["final_key_query"][1] - start)
+    assert moved.max() == pytest.approx(0.05, rel=0.05)
+
+
+def test_led_ngd_tells_u_from_w_in_one_group_too() -> None:
+    rule = {"rule": "led_ngd", "lr": 0.2, "other_lr": 0.1, "iterations": 30}
+    made = experiment("joint", TINY, together=rule, apart={**rule, "groups": "separate"})
+    together, apart = (run(made, label).trace["gap"].values for label in ("together", "apart"))
+    assert together == pytest.approx(apart, rel=1e-12)
+
+
+def test_a_class_that_cannot_move_a_vector_is_refused_while_planning() -> None:
+    muon = {"rule": "torch.optim.Muon", "lr": 0.01, "iterations": 3}
+    assert run(experiment("fixed_decoder", TINY, mine=muon), "mine").trace["gap"].final().shape == (2,)
+    with pytest.raises(UserError, match=r"optimizers.mine: torch.optim.Muon takes no step on W \(d x d\) and u"):
+        experiment("joint", TINY, mine=muon)
+
+
 def test_a_random_start_carries_what_lies_outside_the_span() -> None:
     made = experiment("fixed_decoder", {**SMALL, "initial_norm": 5}, ngd={"lr": 0.5, "iterations": 60})
     data = data_of(made)
@@ -196,7 +291,8 @@ def test_a_random_start_carries_what_lies_outside_the_span() -> None:
     span = KeyQuerySpan.of(data[1])
     start = made.seed(1).generator("start").standard_normal((80, 80))
     start *= 5 / np.linalg.norm(start)
-    inside, outside = initial(span, 5, made.seed(1))
+    assert np.array_equal(initial(data[1], 5, made.seed(1)), start)
+    inside, outside = span.split(start)
     twin, _ = plain.train(plain.tensors(data[1]), plain.ngd(0.5), 60, torch.from_numpy(start))
     rest = start - span.dense(inside)
     assert outside == pytest.approx(np.linalg.norm(rest))
@@ -291,7 +387,7 @@ def test_targets_equal_other_solvers_on_the_dense_problem() -> None:
     target = max_margin(span.margins)
     assert (span.margins @ target.w).min() == pytest.approx(1, abs=1e-9)
     assert target.residual < 1e-9
-    rows = np.einsum("kd,ke->kde", span.differences, span.queries).reshape(len(span.margins), -1)
+    rows = span.constraints()
     dense = span.dense(target.w).ravel()
     for other in (max_margin(rows, solver="clarabel").w, least_distance(rows)):
         assert np.linalg.norm(dense - other) / np.linalg.norm(other) < 1e-6

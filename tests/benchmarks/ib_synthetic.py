@@ -12,9 +12,7 @@ from tests.benchmarks import Benchmark, cpu_seconds
 from tests.reference import ib_synthetic as plain
 from workflow.lib import rooms
 from workflow.lib.papers.ib.synthetic.data import generate
-from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer
-from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan
-from workflow.lib.papers.ib.synthetic.training import descend
+from workflow.lib.papers.ib.synthetic.training import descend, layer_of
 from workflow.lib.plan.model import Experiment
 
 SEEDS = 5
@@ -23,12 +21,11 @@ SEEDS = 5
 def stacked(experiment: Experiment, optimizer: str, steps: int) -> Callable[[], object]:
     """All seeds together for some steps; the spans are found before."""
     sets = [generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)]
-    spans = [KeyQuerySpan.of(arrays) for arrays in sets]
-    joint = experiment.kind == "joint"
-    layer = JointLayer(sets, spans, list(map(DecoderSpan.of, sets))) if joint else FixedDecoderLayer(sets, spans)
+    layer = layer_of(experiment, experiment.optimizers[optimizer], sets)
 
     def run() -> None:
-        layer.joined.zero_()
+        for tensor in layer.parameters.tensors.values():
+            tensor.zero_()
         descend(layer, experiment.optimizers[optimizer], np.array([0, steps]))
 
     return run

@@ -49,8 +49,7 @@ def measure(
 
         for label, run in runs.items():
             trace, steps = measured[label], run.parameters["steps"][0]
-            snapshots, outside = (run.parameters[array_name(variant, name)] for name in ("key_query", "outside"))
-            norms, angles = _compared(snapshots, outside, [targets[seed].w for seed in run.seeds])
+            norms, angles = _compared(run, "key_query", variant, [targets[seed].w for seed in run.seeds])
             trace.record("norm_w", steps, norms, variant)
             trace.record("misalignment_w", steps, angles, variant)
             if not joint:
@@ -58,7 +57,7 @@ def measure(
                 trace.record("gap_error", 0, _gap_error(run.trace, variant, floors), variant)
             if joint:
                 goals = [decoders[seed].basis @ decoder_targets[seed].w for seed in run.seeds]
-                norms, angles = _compared(run.parameters["decoder"], np.zeros(len(run.seeds)), goals)
+                norms, angles = _compared(run, "decoder", variant, goals)
                 trace.record("norm_u", steps, norms)
                 trace.record("misalignment_u", steps, angles)
     return {DATA: facts, **measured}
@@ -108,11 +107,9 @@ def _distinct(constraints: np.ndarray) -> np.ndarray:
     return np.unique(constraints, axis=0)
 
 
-def _compared(
-    snapshots: np.ndarray, outside: np.ndarray, targets: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Norms, and misalignments with each seed's target: snapshots (seeds, steps, k) -> twice (seeds, steps)."""
-    rest = np.broadcast_to(outside[:, None], snapshots.shape[:2])
+def _compared(run: Run, name: str, variant: str, targets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Norms, and misalignments with each seed's target, of a parameter: twice (seeds, steps)."""
+    snapshots, rest = (run.parameters[array_name(variant, key)] for key in (name, f"outside_{name}"))
     with np.errstate(over="ignore"):  # a diverging run's last finite numbers
         norms = np.hypot(np.linalg.norm(snapshots, axis=-1), rest)
     pairs = zip(snapshots, rest, targets, strict=True)
@@ -131,7 +128,7 @@ def _record_facts(
         "kkt_residual": [target.residual for target in targets],
         "floor": [_floor(arrays) for arrays in sets],
     }
-    if spans[0].differences.size * spans[0].queries.shape[1] <= _DENSE_LIMIT:
+    if spans[0].differences.size * spans[0].differences.shape[2] <= _DENSE_LIMIT:
         pairs = zip(sets, spans, targets, strict=True)
         found["solver_difference"] = [_solver_difference(*pair) for pair in pairs]
     for name, values in found.items():
@@ -146,10 +143,9 @@ def _floor(data: Arrays) -> float:
 
 def _solver_difference(data: Arrays, span: KeyQuerySpan, target: MaxMargin) -> float:
     """How far W_mm and u_mm are from a second method's solutions over all entries, relative, the larger of both."""
-    rows = np.einsum("kd,ke->kde", span.differences, span.queries).reshape(len(span.differences), -1)
     decoder_rows = _distinct(decoder_constraints(data))
     pairs = [
-        (span.dense(target.w).ravel(), least_distance(rows)),
+        (span.dense(target.w).ravel(), least_distance(span.constraints())),
         (max_margin(decoder_rows).w, least_distance(decoder_rows)),
     ]
     return float(max(np.linalg.norm(found - other) / np.linalg.norm(other) for found, other in pairs))

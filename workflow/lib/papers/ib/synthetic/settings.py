@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from workflow.lib.errors import UserError
 from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 # A token's place in its sequence, counted from 1 as in the paper, or "random": any place, drawn per sequence.
 Place = Annotated[Literal["random"] | Annotated[int, Field(ge=1, strict=True)], Field(union_mode="left_to_right")]
@@ -22,7 +26,8 @@ class Iterations(Options):
 class JointIterations(Iterations):
     """How long an optimizer runs, and what it sees as parameters.
 
-    `groups`: "joint" is (W, u) as one, hence one gradient norm; "separate" is a parameter group, hence a norm, each.
+    `groups`: "joint" is W and u in one parameter group, "separate" one group each, with a norm each for rules whose
+    `norm` is `per_group`.
     """
 
     groups: Literal["joint", "separate"] = "joint"
@@ -76,6 +81,12 @@ class Sequences(Settings):
         """The data settings of this experiment by the index of their metrics: one, without an index."""
         return {"": self}
 
+    def route(self, optimizer: Optimizer[Any]) -> Literal["fast", "plain"]:
+        """Fast in the coordinates of the gradients' span, which only rules that commute with rotations may use."""
+        if "." in optimizer.rule:
+            _try_a_step(optimizer, [(3, 3), (3,)] if isinstance(self, Joint) else [(3, 3)])
+        return "fast" if optimizer.traits.rotations else "plain"
+
 
 class FixedDecoder(Sequences):
     """W is trained; the decoder u is the unit vector along the difference of the signals."""
@@ -119,6 +130,20 @@ class Variants(Sequences):
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings by the index of their metrics, such as `query_anywhere`."""
         return {name: self._changed(change) for name, change in self.changes.items()}
+
+
+def _try_a_step(optimizer: Optimizer[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a class from elsewhere that cannot move parameters of these shapes, such as one for matrices alone."""
+    import torch
+
+    parameters = [torch.zeros(2, *shape) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.build(parameters, stacked=True).step(lambda: torch.ones(2))  # type: ignore[arg-type, return-value]
+    except Exception as error:
+        told = " and ".join("W (d x d)" if len(shape) == 2 else "u (d)" for shape in shapes)
+        raise UserError(f"{optimizer.rule} takes no step on {told}: {type(error).__name__}: {error}") from None
 
 
 def array_name(variant: str, name: str) -> str:

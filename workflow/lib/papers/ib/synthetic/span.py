@@ -3,8 +3,11 @@
 The gradient in W is a combination of the m = n (T - 1) rank-one matrices A_k = (x_opt - x_t) q^T, one per
 non-optimal token, and <A_k, W> is the margin of that token. In an orthonormal basis of their span W is a vector
 w of m numbers, every margin is linear in w, norms and inner products are those of the matrices, and so every
-optimizer takes the same steps as on W itself, for m^2 instead of n d^2 operations. What a random W_0 has outside
-the span never changes: only its norm is needed. The same holds for u in the span of the tokens.
+rule that commutes with rotations takes the same steps as on W itself, for m^2 instead of n d^2 operations. What a
+random W_0 has outside the span never changes: only its norm is needed. The same holds for u in the span of the tokens.
+
+Other rules move W out of the span. They are trained on W itself; what is kept of a step is W's part in the span, which
+is all that alignments need, and the norm of the rest.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ class KeyQuerySpan:
     """The span of A_k = a_k q_k^T.
 
     Attributes:
-        differences: a_k = x_opt - x_t, shape (m, d), sequence by sequence.
-        queries: q_k, shape (m, d).
+        differences: a_k = x_opt - x_t, shape (n, T - 1, d).
+        queries: q_k, which all k of a sequence share, shape (n, d).
         margins: coordinates of the A_k, shape (m, m): margins @ w are the margins of the matrix W with coordinates w.
         combine: shape (m, m); the basis matrices are B_b = sum_k combine[k, b] A_k.
     """
@@ -40,11 +43,12 @@ class KeyQuerySpan:
         Directions that rounding cannot tell from dependent ones get coordinates 0.
         """
         tokens, rows = data["tokens"], np.arange(data["tokens"].shape[0])
-        count = tokens.shape[1] - 1
-        signal = tokens[rows, data["optimal"]]
-        differences = (signal[:, None] - others(tokens, data["optimal"])).reshape(-1, tokens.shape[2])
-        queries = np.repeat(tokens[rows, data["query"]], count, axis=0)
-        gram = (differences @ differences.T) * (queries @ queries.T)
+        ordered = optimal_first(data)
+        differences = ordered[:, :1] - ordered[:, 1:]
+        queries = tokens[rows, data["query"]]
+        flat = differences.reshape(-1, tokens.shape[2])
+        same = np.repeat(queries, tokens.shape[1] - 1, axis=0)
+        gram = (flat @ flat.T) * (same @ same.T)
         squares, vectors = np.linalg.eigh(gram)
         kept = squares > 1e-12 * squares[-1]
         lengths = np.sqrt(np.where(kept, squares, 0.0))
@@ -53,12 +57,23 @@ class KeyQuerySpan:
 
     def coordinates(self, matrix: np.ndarray) -> np.ndarray:
         """Coordinates of the part of a matrix (d, d) that lies in the span, shape (m,)."""
-        return np.einsum("kd,kd->k", self.differences, self.queries @ matrix.T) @ self.combine
+        margins = self.differences @ (self.queries @ matrix.T)[:, :, None]
+        return margins.ravel() @ self.combine  # type: ignore[no-any-return]
 
     def dense(self, coordinates: np.ndarray) -> np.ndarray:
         """The matrix (d, d) with these coordinates (m,)."""
-        weights = self.combine @ coordinates
-        return (self.differences * weights[:, None]).T @ self.queries  # type: ignore[no-any-return]
+        weights = (self.combine @ coordinates).reshape(len(self.queries), 1, -1)
+        return (weights @ self.differences)[:, 0].T @ self.queries  # type: ignore[no-any-return]
+
+    def split(self, matrix: np.ndarray) -> tuple[np.ndarray, float]:
+        """Coordinates of a matrix (d, d), shape (m,), and the norm of its part outside the span."""
+        inside = self.coordinates(matrix)
+        return inside, float(np.linalg.norm(matrix - self.dense(inside)))
+
+    def constraints(self) -> np.ndarray:
+        """The A_k as rows, shape (m, d^2): for small data only."""
+        rows = self.differences[:, :, :, None] * self.queries[:, None, None, :]
+        return rows.reshape(rows.shape[0] * rows.shape[1], -1)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -77,14 +92,24 @@ class DecoderSpan:
     def of(cls, data: Arrays) -> DecoderSpan:
         """The span for one data set (arrays of `data.sequences`)."""
         tokens = data["tokens"]
-        signal = tokens[np.arange(tokens.shape[0]), data["optimal"]]
-        ordered = np.concatenate([signal[:, None], others(tokens, data["optimal"])], axis=1)
-        left, lengths, basis = np.linalg.svd(ordered.reshape(-1, tokens.shape[2]), full_matrices=False)
+        left, lengths, basis = np.linalg.svd(optimal_first(data).reshape(-1, tokens.shape[2]), full_matrices=False)
         return cls((left * lengths).reshape(*tokens.shape[:2], -1), basis)
 
     def dense(self, coordinates: np.ndarray) -> np.ndarray:
         """The decoder (d,) with these coordinates (r,)."""
         return coordinates @ self.basis
+
+    def split(self, vector: np.ndarray) -> tuple[np.ndarray, float]:
+        """Coordinates of a decoder (d,), shape (r,), and the norm of its part outside the span."""
+        inside = self.basis @ vector
+        return inside, float(np.linalg.norm(vector - self.dense(inside)))
+
+
+def optimal_first(data: Arrays) -> np.ndarray:
+    """The tokens (n, T, d), each sequence's optimal one moved to the front."""
+    tokens = data["tokens"]
+    signal = tokens[np.arange(tokens.shape[0]), data["optimal"]]
+    return np.concatenate([signal[:, None], others(tokens, data["optimal"])], axis=1)
 
 
 def others(tokens: np.ndarray, optimal: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from tests.reference import ib_synthetic as plain
 from workflow.lib import optim, rooms
+from workflow.lib.captions import render
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.max_margin import max_margin
@@ -559,12 +561,48 @@ def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, 
         assert ax.get_title(loc="left").startswith("(")
 
 
-def test_rates_have_a_row_for_each_experiment(short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
+def test_rates_have_a_column_for_each_experiment(short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
     metrics, experiments = short_paper
     for names in (["antipodal"], ["antipodal", "orthogonal"]):
         drawing = FIGURES["extra_rates"](metrics, *(experiments[name] for name in names))
-        assert len(drawing.figure.axes) == 3 * len(names)
+        assert len(drawing.figure.axes) == 2 * len(names)
         assert list(drawing.facts["measured"]) == names
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_rules_of_ones_own_are_drawn(figure: str) -> None:
+    """Two rules more in every experiment: each is in the figure, or the caption says that it is not."""
+    mine: dict[str, Any] = {
+        "adam": {"lr": 0.01, "iterations": 30},
+        "mine": {"rule": "torch.optim.RMSprop", "lr": 0.01, "iterations": 30},
+    }
+    names = rooms.load_paper("ib").figure(figure).experiments
+    changes = {
+        name: {"settings": {"samples": 6, "tokens": 4, "dimension": 20}, "optimizers": mine, "seeds": 2}
+        for name in names
+    }
+    paper = rooms.load_paper("ib", {"experiments": changes})
+    tables = {}
+    for name in names:
+        made = paper.experiment(name)
+        short = {
+            label: rule.model_copy(update={"options": rule.options.model_copy(update={"iterations": 30})})
+            for label, rule in made.optimizers.items()
+        }
+        data = data_of(made)
+        runs = {label: train(made, rule, data, Job()) for label, rule in short.items()}
+        tables[name] = dict(measure(made, data, runs))
+    drawing = FIGURES[figure](Metrics(tables), *(paper.experiment(name) for name in names))
+    drawing.figure.canvas.draw()
+    series = {str(name).split(",")[0] for name in drawing.table["series"]}
+    colours = [line.get_color() for line in drawing.figure.legends[0].get_lines()]
+    if figure == "extra_rates":
+        assert drawing.facts["left_out"] == ["Adam", "mine"]
+    else:
+        assert {"adam", "mine"} <= series
+        assert len(set(colours) - {"#444444"}) == len([c for c in colours if c != "#444444"])
+    told = render(Path("workflow/report/ib") / f"{figure}.rst", paper, figure, drawing.facts)
+    assert "undefined" not in told
 
 
 def test_every_claim_has_its_measure() -> None:

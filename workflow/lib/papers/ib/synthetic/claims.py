@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from workflow.lib.contract import Measured
 from workflow.lib.papers.ib.synthetic import rates
-from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Iterations, Sequences, Variants
+from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Iterations, Joint, Sequences, Variants
 from workflow.lib.plan.model import Experiment
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
@@ -23,6 +23,8 @@ Fixed = Mapping[str, Experiment[FixedDecoder, Iterations]]
 # Figures 2 and 3 make the same claims about their experiments.
 _FIXED = {"fig2": "orthogonal", "fig3": "antipodal"}
 _FAST = ("ngd", "polyak")
+# In extra_variants GD also takes steps ten and a hundred times as long.
+_ANY_GD = ("gd", "gd_10", "gd_100")
 # From here on all orderings hold; before, 1 - corr rises a little and curves cross.
 _ORDERED_FROM = 200
 
@@ -80,13 +82,19 @@ def solvers_agree(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     return _of_all_data("solver_difference", metrics, experiments)
 
 
-def _norm_slope(experiment: str, optimizer: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return rates.power(metrics.curve(experiment, "norm_w", optimizer), rates.NORM[optimizer])
+def _linear(experiment: str, optimizer: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """The power of t with which the norm grows, of two successive windows the one farther from 1."""
+    norm = metrics.curve(experiment, "norm_w", optimizer)
+    return rates.farthest([rates.power(norm, window) for window in rates.GROWTH[optimizer]], 1)
 
 
 def _norm_per_fold(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    growth = metrics.curve(experiment, "norm_w", "gd").slope(*rates.NORM["gd"], log_steps=True)
+    growth = rates.per_fold(metrics.curve(experiment, "norm_w", "gd"), rates.GROWTH["gd"][-1])
     return growth / metrics.value(experiment, "margin_norm")
+
+
+def _norm_growth_power(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    return rates.growth_power(metrics.curve(experiment, "norm_w", "gd"), rates.GROWTH["gd"])
 
 
 def _ngd_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
@@ -142,19 +150,17 @@ def _ngd_alignment_slope(experiment: str, metrics: Metrics, experiments: Experim
     return rates.power(metrics.curve(experiment, "misalignment_w", "ngd"), rates.ALIGNMENT["ngd"])
 
 
-def _least_gap(experiment: str, metrics: Metrics, experiments: Experiments) -> float:
-    return min(float(metrics.curve(experiment, "gap", o).values.min()) for o in metrics.optimizers(experiment))
-
-
-def _floor(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    return metrics.value(experiment, "floor")
+def _distance_to_floor(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """How far the plain loss of NGD and PS ends from L*, the larger of both."""
+    ends = [metrics.value(experiment, "loss", optimizer) for optimizer in _FAST]
+    return np.max(np.abs(np.stack(ends) - metrics.value(experiment, "floor")), axis=0)  # type: ignore[no-any-return]
 
 
 for _figure, _name in _FIXED.items():
-    CLAIMS(f"ib.{_figure}.ngd_norm_linear")(partial(_norm_slope, _name, "ngd"))
-    CLAIMS(f"ib.{_figure}.ps_norm_linear")(partial(_norm_slope, _name, "polyak"))
+    CLAIMS(f"ib.{_figure}.ngd_norm_linear")(partial(_linear, _name, "ngd"))
+    CLAIMS(f"ib.{_figure}.ps_norm_linear")(partial(_linear, _name, "polyak"))
     CLAIMS(f"ib.{_figure}.gd_norm_log")(partial(_norm_per_fold, _name))
-    CLAIMS(f"ib.{_figure}.gd_norm_log_slope")(partial(_norm_slope, _name, "gd"))
+    CLAIMS(f"ib.{_figure}.gd_norm_no_power")(partial(_norm_growth_power, _name))
     CLAIMS(f"ib.{_figure}.ngd_sparsify_rate")(partial(_ngd_rate, _name))
     CLAIMS(f"ib.{_figure}.ngd_sparsify_straight")(partial(_ngd_straight, _name))
     CLAIMS(f"ib.{_figure}.ps_sparsify_rate")(partial(_polyak_rate, _name))
@@ -164,27 +170,71 @@ for _figure, _name in _FIXED.items():
     CLAIMS(f"ib.{_figure}.order_align")(partial(below_gd, _name, "misalignment_w"))
     CLAIMS(f"ib.{_figure}.align_to_wmm")(partial(_final_misalignment, _name))
     CLAIMS(f"ib.{_figure}.ngd_rate_bound")(partial(_ngd_alignment_slope, _name))
-    CLAIMS(f"ib.{_figure}.loss_floor")(partial(_least_gap, _name))
-    CLAIMS(f"ib.{_figure}.loss_floor_value")(partial(_floor, _name))
+    CLAIMS(f"ib.{_figure}.loss_floor_value")(partial(_distance_to_floor, _name))
+
+
+def _minus_log_loss(optimizer: str, metrics: Metrics) -> Curve:
+    loss = metrics.curve("joint", "gap", optimizer)
+    with np.errstate(divide="ignore"):
+        return Curve(loss.seeds, loss.steps, -np.log(loss.values))
 
 
 @CLAIMS("ib.fig5.loss_stretched_exp")
 def stretched_exponent(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    """The power of t with which -log L grows."""
-    loss = metrics.curve("joint", "gap", "ngd")
-    return rates.power(Curve(loss.seeds, loss.steps, -np.log(loss.values)), rates.JOINT)
+    """NGD: the power of t with which -log L grows, of two successive windows the one farther from 1/3."""
+    curve = _minus_log_loss("ngd", metrics)
+    return rates.farthest([rates.power(curve, window) for window in rates.JOINT], 1 / 3)
+
+
+@CLAIMS("ib.fig5.loss_follows_u")
+def loss_follows_u(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """NGD: the growth of -log L over that of ||u||, times ||u_mm||, on the window farther from 1."""
+    curve, norm = _minus_log_loss("ngd", metrics), metrics.curve("joint", "norm_u", "ngd")
+    found = [rates.per_fold(curve, window) / rates.per_fold(norm, window) for window in rates.JOINT]
+    return rates.farthest([ratio * metrics.value("joint", "decoder_margin_norm") for ratio in found], 1)
 
 
 @CLAIMS("ib.fig5.w_norm_log")
 def joint_norm_w(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    """The power of t with which ||W|| grows."""
-    return rates.power(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT)
+    """NGD: the growth of ||W|| per fold of t over ||W_mm||, on the last window."""
+    growth = rates.per_fold(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT[-1])
+    return growth / metrics.value("joint", "margin_norm")
 
 
-@CLAIMS("ib.fig5.u_norm_power")
-def joint_norm_u(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    """The power of t with which ||u|| grows."""
-    return rates.power(metrics.curve("joint", "norm_u", "ngd"), rates.JOINT)
+@CLAIMS("ib.fig5.w_norm_no_power")
+def joint_norm_w_power(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """NGD: the power of t with which that growth itself grows."""
+    return rates.growth_power(metrics.curve("joint", "norm_w", "ngd"), rates.JOINT)
+
+
+@CLAIMS("ib.fig5.u_norm_rate")
+def joint_norm_u(metrics: Metrics, experiments: Mapping[str, Experiment[Joint, Iterations]]) -> np.ndarray:
+    """NGD: the growth of ||u|| over that of the sum of the steps' lengths, on the window farther from 1."""
+    norm = metrics.curve("joint", "norm_u", "ngd")
+    values = experiments["joint"].optimizers["ngd"].hyperparameters
+    lengths = values["lr"] * np.arange(1, norm.steps[-1] + 1) ** -values["decay"]
+    path = np.concatenate([[0.0], np.cumsum(lengths)])[norm.steps]
+    walked = Curve(norm.seeds, norm.steps, np.broadcast_to(path, norm.values.shape))
+    return rates.farthest([rates.per_fold(norm, w) / rates.per_fold(walked, w) for w in rates.JOINT], 1)
+
+
+@CLAIMS("ib.extra.separate_norms_power")
+def separate_norm_w_power(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """NGD with a norm for each block: the power of t with which the growth of ||W|| per fold itself grows."""
+    return rates.growth_power(metrics.curve("joint", "norm_w", "ngd_separate"), rates.JOINT_SHORT)
+
+
+@CLAIMS("ib.extra.led_norm_no_power")
+def led_norm_w_power(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """NGD by the norm of u's gradient: the same of its ||W||."""
+    return rates.growth_power(metrics.curve("joint", "norm_w", "ngd_led"), rates.JOINT_SHORT)
+
+
+@CLAIMS("ib.extra.long_steps_exponential")
+def long_steps_exponential(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+    """Joint NGD with a constant step and the Polyak step: the power of t of -log L, the one farther from 1."""
+    found = [rates.power(_minus_log_loss(o, metrics), (300, 1000)) for o in ("ngd_constant", "polyak")]
+    return rates.farthest(found, 1)
 
 
 @CLAIMS("ib.fig5.align_both")
@@ -200,17 +250,24 @@ def loss_ratio(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 
 
 def _all_variants(
-    metric: str, metrics: Metrics, experiments: Mapping[str, Experiment[Variants, Iterations]]
+    fast: Sequence[str],
+    slow: Sequence[str],
+    metric: str,
+    metrics: Metrics,
+    experiments: Mapping[str, Experiment[Variants, Iterations]],
 ) -> np.ndarray:
-    """Per seed 1.0 if in every variant NGD and PS end strictly below GD."""
+    """Per seed 1.0 if in every variant all of `fast` end strictly below all of `slow`."""
     held = [
         metrics.value("variants", metric, optimizer, index=variant)
-        < metrics.value("variants", metric, "gd", index=variant)
+        < metrics.value("variants", metric, other, index=variant)
         for variant in experiments["variants"].settings.changes
-        for optimizer in _FAST
+        for optimizer in fast
+        for other in slow
     ]
     return np.all(held, axis=0).astype(float)
 
 
-CLAIMS("ib.extra.variants_order_gap")(partial(_all_variants, "gap"))
-CLAIMS("ib.extra.variants_order_align")(partial(_all_variants, "misalignment_w"))
+for _metric, _word in (("gap", "gap"), ("misalignment_w", "align")):
+    CLAIMS(f"ib.extra.variants_order_{_word}")(partial(_all_variants, _FAST, ("gd",), _metric))
+    CLAIMS(f"ib.extra.step_sizes_order_{_word}")(partial(_all_variants, _FAST, _ANY_GD, _metric))
+    CLAIMS(f"ib.extra.slow_ngd_order_{_word}")(partial(_all_variants, ("ngd_tenth",), _ANY_GD, _metric))

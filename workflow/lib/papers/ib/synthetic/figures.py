@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workflow.lib.contract import Draw, Drawing
+from workflow.lib.look import looks, ordered
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Joint, Variants
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, Sheet, letter
+from workflow.lib.plotting import Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
-COLOURS = {
-    "gd": BLUE,
-    "ngd": RED,
-    "polyak": GREEN,
-    "ngd_separate": ORANGE,
-    "ngd_led": PINK,
-    "ngd_constant": GREY,
-}
+# What tells entries of one rule apart; all else has its rule's name.
 NAMES = {
-    "gd": "GD",
-    "ngd": "NGD",
-    "polyak": "Polyak step",
     "ngd_separate": "NGD, a norm each",
-    "ngd_led": "NGD, by $\\|\\nabla_u\\|$",
+    "ngd_led": "NGD, by u's norm",
     "ngd_constant": "NGD, constant step",
+    "ngd_tenth": "NGD, step / 10",
+    "gd_10": "GD, step × 10",
+    "gd_100": "GD, step × 100",
+    "gd_1000": "GD, step × 1000",
 }
+# Of the joint experiment: drawn by extra_joint_rules alone, beside the others.
+OTHER_JOINT_RULES = ("ngd_separate", "ngd_led", "ngd_constant", "polyak")
 _LAW = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.9}
-_ALIGNMENT = "\\mathrm{corr}(W, W_{\\mathrm{mm}})"
-_DECADES = (0.5, 0.1, 1e-2, 1e-3, 1e-5, 1e-10, 1e-20, 1e-50, 1e-100, 1e-200, 1e-300)
+_CORR = "\\mathrm{corr}(W, W_{\\mathrm{mm}})"
+_DECADES = (0.1, 1e-3, 1e-10, 1e-30, 1e-100, 1e-300)
+_STEPS = "steps"
 
 
 def decades(ax: Axes) -> None:
@@ -55,7 +53,7 @@ def decades(ax: Axes) -> None:
     ax.yaxis.set_major_locator(FixedLocator([y for y in _DECADES if y >= low / 10 or y >= 1e-3]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y > 0.05 else f"$10^{{{np.log10(y):.0f}}}$"))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(max(low**1.15, 1e-320), min(high**0.8, 1.0))
+    ax.set_ylim(max(low**1.15, 5e-324), min(high**0.8, 1.0))
 
 
 def cube_root(ax: Axes, ticks: Sequence[float]) -> None:
@@ -74,29 +72,33 @@ def _started(curve: Curve) -> Curve:
 
 
 class _Panels:
-    """Draws one metric of one experiment after the other, with the colours and names of the optimizers."""
+    """Draws one metric of one experiment after the other, in the looks of its optimizers.
 
-    def __init__(self, metrics: Metrics, experiment: Experiment, sheet: Sheet, optimizers: Sequence[str] | None = None):
+    Attributes:
+        optimizers: those drawn, in the order of legends; `without` are left out.
+    """
+
+    def __init__(self, metrics: Metrics, experiment: Experiment, sheet: Sheet, without: Sequence[str] = ()) -> None:
         self.metrics, self.experiment, self.sheet = metrics, experiment.name, sheet
-        self.optimizers = optimizers or metrics.optimizers(experiment.name)
+        self.looks = looks(experiment, NAMES)
+        self.optimizers = ordered([label for label in experiment.optimizers if label not in without], experiment)
 
-    def whole(self, metric: str, optimizer: str) -> Curve:
+    def whole(self, metric: str, optimizer: str, variant: str = "") -> Curve:
         """A metric as it was recorded."""
-        return self.metrics.curve(self.experiment, metric, optimizer)
+        return self.metrics.curve(self.experiment, metric, optimizer, variant)
 
-    def draw(self, ax: Axes, panel: str, metric: str, variant: str = "", **style: Any) -> None:
+    def draw(self, ax: Axes, panel: str, metric: str, **style: Any) -> None:
         """A metric of all optimizers, on log axes."""
         for optimizer in self.optimizers:
-            look = {"color": COLOURS.get(optimizer), "label": NAMES.get(optimizer, optimizer), **style}
-            curve = _started(self.metrics.curve(self.experiment, metric, optimizer, variant))
-            self.sheet.band(ax, panel, optimizer, curve, geometric=True, **look)
+            curve = _started(self.whole(metric, optimizer))
+            self.sheet.band(ax, panel, optimizer, curve, geometric=True, **{**self.looks[optimizer].line, **style})
 
     def draw_complement(self, ax: Axes, panel: str, metric: str) -> None:
         """1 less a metric of all optimizers, on a linear axis."""
         for optimizer in self.optimizers:
             curve = _started(self.whole(metric, optimizer))
             complement = Curve(curve.seeds, curve.steps, 1 - curve.values)
-            self.sheet.band(ax, panel, optimizer, complement, color=COLOURS.get(optimizer))
+            self.sheet.band(ax, panel, optimizer, complement, **self.looks[optimizer].line)
 
     def ends(self) -> dict[str, float]:
         """The last L - L* of each optimizer, geometric mean over seeds."""
@@ -110,18 +112,32 @@ class _Panels:
             if optimizer in windows
         }
 
-    def mark_divergence(self, ax: Axes, variant: str = "") -> None:
+    def mark_divergence(self, ax: Axes, variants: Sequence[str] = ("",)) -> None:
         """Say in a panel which runs left the finite numbers."""
-        lost = {}
+        lost = []
         for optimizer in self.optimizers:
-            if self.metrics.has(self.experiment, "diverged_at", optimizer, variant):
-                steps = self.metrics.value(self.experiment, "diverged_at", optimizer, index=variant)
-                lost[NAMES.get(optimizer, optimizer)] = (np.isfinite(steps).sum(), int(np.nanmin(steps)))
+            steps = [
+                self.metrics.value(self.experiment, "diverged_at", optimizer, index=variant)
+                for variant in variants
+                if self.metrics.has(self.experiment, "diverged_at", optimizer, variant)
+            ]
+            if steps:
+                name, count = self.looks[optimizer].name, np.isfinite(steps).sum()
+                lost.append(f"{name}: {count} runs diverged, the first by step {int(np.nanmin(steps))}")
         if lost:
-            text = "\n".join(
-                f"{name}: {count} runs diverged, the first by step {step}" for name, (count, step) in lost.items()
-            )
-            ax.text(0.03, 0.05, text, transform=ax.transAxes, color="crimson", fontsize=7)
+            ax.text(0.03, 0.05, "\n".join(lost), transform=ax.transAxes, color="crimson", fontsize=7)
+
+    def told(self, values: Mapping[str, float], form: str) -> str:
+        """A number of each optimizer, for a caption."""
+        return ", ".join(f"{self.looks[name].name} {value:{form}}" for name, value in values.items())
+
+    def legend(self, columns: int) -> None:
+        """One legend above all panels: the first panel's optimizers, and whatever else has a label anywhere."""
+        found: dict[str, Any] = {}
+        for ax in self.sheet.figure.axes:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        self.sheet.figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
 
 
 def _late(curve: Curve, first: float) -> Curve:
@@ -147,35 +163,30 @@ def _middle(values: np.ndarray) -> np.ndarray:
         return np.exp(np.log(values).mean(axis=0))  # type: ignore[no-any-return]
 
 
-def _legend_above(sheet: Sheet, ax: Axes, columns: int) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    sheet.figure.legend(handles, labels, loc="outside upper center", ncols=columns)
-
-
 def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Drawing:
-    """Loss gap, norm, alignment, attention and the complements of the last two, against the iteration."""
-    sheet = Sheet(2, 3, size=(10.5, 5.9))
+    """Loss gap, norm, alignment, attention and the complements of the last two, against the step."""
+    sheet = Sheet(2, 3, size=(6.75, 4.5))
     (gap, norm, corr), (attention, distraction, angle) = sheet.panels
     panels = _Panels(metrics, experiment, sheet)
     panels.draw(gap, "gap", "gap")
     decades(gap)
-    gap.set(title="distance to the floor, $L - L^*$", ylabel="$L - L^*$")
+    gap.set(title="distance to the floor", ylabel="$L - L^*$")
     panels.mark_divergence(gap)
-    slopes = _norm(panels, norm)
+    panels.draw(norm, "norm", "norm_w")
+    norm.set(title="norm of $W$", ylabel="$\\|W\\|_F$", yscale="log")
     panels.draw_complement(attention, "attention", "distraction")
-    attention.set(title="attention on the optimal token", ylabel="mean $p_{\\mathrm{opt}}$", ylim=(0, 1.02))
+    attention.set(title="optimal token", ylabel="its attention $p_{\\mathrm{opt}}$", ylim=(0, 1.02))
     panels.draw_complement(corr, "corr", "misalignment_w")
-    corr.set(title=f"alignment, ${_ALIGNMENT}$", ylabel=f"${_ALIGNMENT}$", ylim=(None, 1.001))
+    corr.set(title="alignment", ylabel=f"${_CORR}$", ylim=(None, 1.001))
     margin_norm = metrics.value(experiment.name, "margin_norm")
-    _distraction_with_law(panels, distraction, margin_norm, experiment.settings.tokens - 1)
-    turning = _misalignment(panels, angle)
+    _distraction_with_law(panels, distraction, margin_norm, experiment)
+    panels.draw(angle, "misalignment", "misalignment_w")
+    angle.set(title="misalignment", ylabel=f"$1 - {_CORR}$", yscale="log")
 
     for ax in sheet.panels.ravel():
-        ax.set(xscale="log", xlim=(1, None))
-    for ax in sheet.panels[1]:
-        ax.set_xlabel("iteration $t$")
+        ax.set(xscale="log", xlim=(1, None), xlabel=_STEPS)
     letter(sheet.panels)
-    _legend_above(sheet, gap, len(panels.optimizers))
+    panels.legend(5)
     facts = {
         "seeds": len(margin_norm),
         "margin_norm_low": f"{margin_norm.min():.3f}",
@@ -184,10 +195,14 @@ def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Dra
         "constraints": int(metrics.value(experiment.name, "constraints")[0]),
         "floor": f"{metrics.value(experiment.name, 'floor').mean():.6f}",
         "residual": f"{metrics.value(experiment.name, 'kkt_residual').max():.0e}",
-        "ends": _told(panels.ends(), ".0e"),
-        "norm_slopes": _told(slopes, ".2f"),
-        "turning_slopes": _told(turning, ".2f"),
-        "windows": _windows(),
+        "ends": panels.told(panels.ends(), ".0e"),
+        "norm_slopes": panels.told(panels.powers("norm_w", rates.NORM), ".2f"),
+        "turning_slopes": panels.told(panels.powers("misalignment_w", rates.ALIGNMENT), ".2f"),
+        "windows": ", ".join(
+            f"{panels.looks[label].name} {rates.NORM[label][0]:g} to {rates.NORM[label][1]:g}"
+            for label in panels.optimizers
+            if label in rates.NORM
+        ),
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
@@ -196,132 +211,88 @@ FIGURES("fig2")(fixed_decoder)
 FIGURES("fig3")(fixed_decoder)
 
 
-def _norm(panels: _Panels, ax: Axes) -> dict[str, float]:
-    """||W|| with its fitted powers of t, which are returned."""
-    panels.draw(ax, "norm", "norm_w")
-    ax.set(title="norm of the key-query matrix", ylabel="$\\|W\\|_F$", yscale="log")
-    slopes = panels.powers("norm_w", rates.NORM)
-    _fitted(ax, slopes, "slope at the end", 0.62, 0.42)
-    return slopes
-
-
-def _distraction_with_law(panels: _Panels, ax: Axes, margin_norm: np.ndarray, rivals: int) -> None:
+def _distraction_with_law(
+    panels: _Panels, ax: Axes, margin_norm: np.ndarray, experiment: Experiment[FixedDecoder]
+) -> None:
     """1 - p_opt, and dashed the law that ties it to ||W|| late in training."""
+    rivals = experiment.settings.tokens - 1
     panels.draw(ax, "distraction", "distraction")
-    for optimizer in panels.optimizers:
+    # Of rules that leave the gradients' span W may turn elsewhere, and then the law does not speak of it.
+    turning = [label for label in panels.optimizers if experiment.optimizers[label].traits.rotations]
+    for optimizer in turning:
         part = _late(panels.whole("norm_w", optimizer), rates.LAW.get(optimizer, (100, np.inf))[0] / 10)
         law = _middle(rivals * np.exp(-part.values / margin_norm[:, None]))
         shown = law < 1  # the law is of late times; at early ones it is no probability
-        label = None if optimizer != panels.optimizers[0] else "$(T-1)\\,e^{-\\|W\\|/\\|W_{\\mathrm{mm}}\\|}$"
+        label = "late law" if optimizer == turning[0] else None
         panels.sheet.line(
             ax, "distraction", f"law for {optimizer}", part.steps[shown], law[shown], **_LAW, label=label
         )  # fmt: skip
     decades(ax)
-    ax.set(title="attention elsewhere, $1 - p_{\\mathrm{opt}}$", ylabel="$1 - p_{\\mathrm{opt}}$")
-    ax.legend(*[part[-1:] for part in _with_label(ax, "(T-1)")], loc="lower left")
-
-
-def _misalignment(panels: _Panels, ax: Axes) -> dict[str, float]:
-    """1 - corr(W, W_mm) with its fitted powers of t, which are returned."""
-    panels.draw(ax, "misalignment", "misalignment_w")
-    ax.set(title=f"misalignment, $1 - {_ALIGNMENT}$", ylabel=f"$1 - {_ALIGNMENT}$", yscale="log")
-    slopes = panels.powers("misalignment_w", rates.ALIGNMENT)
-    _fitted(ax, slopes, "slope at the end", 0.03, 0.40)
-    return slopes
-
-
-def _with_label(ax: Axes, start: str) -> tuple[list[Any], list[str]]:
-    found = [(h, text) for h, text in zip(*ax.get_legend_handles_labels(), strict=True) if start in text]
-    return [h for h, _ in found], [text for _, text in found]
-
-
-def _fitted(ax: Axes, slopes: Mapping[str, float], title: str, x: float, y: float) -> None:
-    """Write fitted slopes in the colours of their curves."""
-    ax.text(x, y, title, transform=ax.transAxes, fontsize=8, va="top")
-    for row, (optimizer, slope) in enumerate(slopes.items(), start=1):
-        text = f"{NAMES[optimizer]}: {slope:.2f}".replace("-", "−")
-        ax.text(x, y - 0.085 * row, text, transform=ax.transAxes, fontsize=8, va="top", color=COLOURS[optimizer])
-
-
-def _told(values: Mapping[str, float], form: str) -> str:
-    """A number of each optimizer, for a caption."""
-    return ", ".join(f"{NAMES.get(name, name)} {value:{form}}" for name, value in values.items())
-
-
-def _windows() -> str:
-    return ", ".join(f"{NAMES[name]} {first:g} to {last:g}" for name, (first, last) in rates.NORM.items())
+    ax.set(title="other tokens", ylabel="$1 - p_{\\mathrm{opt}}$")
 
 
 @FIGURES("fig5")
 def joint(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     """Joint training: loss against t^(1/3), norms, attention and misalignments of W and u."""
-    sheet = Sheet(2, 2, size=(8.4, 6.2))
+    sheet = Sheet(2, 2, size=(5.5, 4.6))
     (loss, norm), (attention, angle) = sheet.panels
-    panels = _Panels(metrics, experiment, sheet, [o for o in ("ngd", "gd") if o in experiment.optimizers])
+    panels = _Panels(metrics, experiment, sheet, without=OTHER_JOINT_RULES)
 
     panels.draw(loss, "loss", "gap")
-    loss.set(title="loss; a straight line is $\\exp(-c\\,t^{1/3})$", ylabel="$L$", yscale="log")
-    cube_root(loss, (1, 100, 1000, 5000, 10000, 20000))
+    loss.set(title="loss", ylabel="$L$", yscale="log")
+    cube_root(loss, (1, 100, 1000, 5000, 20000))
     panels.mark_divergence(loss)
-    power_u, power_w = _two_norms(panels, norm)
+    _both(panels, norm, "norm", "norms")
+    norm.set(ylabel="norm")
     panels.draw_complement(attention, "attention", "distraction")
-    attention.set(title="attention on the optimal token", ylabel="mean $p_{\\mathrm{opt}}$")
-    attention.set(xscale="log", ylim=(0, 1.02))
-    _two_misalignments(panels, angle)
+    attention.set(title="optimal token", ylabel="its attention $p_{\\mathrm{opt}}$", xscale="log", ylim=(0, 1.02))
+    _both(panels, angle, "misalignment", "misalignments")
+    angle.set(ylabel="$1 - \\mathrm{corr}$")
 
     for ax in (loss, norm, attention, angle):
-        ax.set_xlabel("iteration $t$" + (" (axis: cube root)" if ax is loss else ""))
+        ax.set_xlabel(_STEPS + (", cube-root axis" if ax is loss else ""))
     letter(sheet.panels)
-    _legend_above(sheet, loss, 2)
-    gap = panels.whole("gap", "ngd")
-    power = _fit(Curve(gap.seeds, gap.steps, -np.log(gap.values)), rates.JOINT)
-    facts = {
-        "seeds": len(gap.seeds),
-        "power": f"{power:.2f}",
-        "power_w": f"{power_w:.2f}",
-        "power_u": f"{power_u:.2f}",
-        "ends": _told(panels.ends(), ".0e"),
-    }
+    panels.legend(4)
+    facts: dict[str, Any] = {"seeds": len(metrics.value(experiment.name, "margin_norm"))}
+    facts["ends"] = panels.told(panels.ends(), ".0e")
+    facts["left_out"] = ", ".join(
+        panels.looks[label].name for label in OTHER_JOINT_RULES if label in experiment.optimizers
+    )
+    facts["ngd"] = _joint_powers(panels, "ngd") if "ngd" in experiment.optimizers else None
     return Drawing(sheet.figure, sheet.table, facts)
 
 
-def _two_norms(panels: _Panels, ax: Axes) -> tuple[float, float]:
-    """||u|| dashed and ||W||; NGD's fitted powers of t of both are returned."""
-    panels.draw(ax, "norm of W", "norm_w", label=None)
-    panels.draw(ax, "norm of u", "norm_u", linestyle="--", label=None)
-    ax.set(title="norms of $W$ and $u$", ylabel="norm", xscale="log", yscale="log")
-    power_u, power_w = (_fit(panels.whole(f"norm_{name}", "ngd"), rates.JOINT) for name in "uw")
-    ax.text(
-        0.03, 0.96, f"NGD, slopes from $t = 300$\n$\\|u\\|$: {power_u:.2f}   $\\|W\\|$: {power_w:.2f}",
-        transform=ax.transAxes, fontsize=8, va="top", color=COLOURS["ngd"],
-    )  # fmt: skip
-    _solid_and_dashed(ax, "lower right")
-    return power_u, power_w
+def _joint_powers(panels: _Panels, optimizer: str) -> dict[str, str]:
+    """Powers of t of -log L, ||W|| and ||u|| over the last window, and the growth of ||W|| per fold over ||W_mm||."""
+    window = rates.JOINT[-1]
+    gap = panels.whole("gap", optimizer)
+    with np.errstate(divide="ignore"):
+        powers = {"loss": _fit(Curve(gap.seeds, gap.steps, -np.log(gap.values)), window)}
+    powers |= {f"norm_{name}": _fit(panels.whole(f"norm_{name}", optimizer), window) for name in "wu"}
+    growth = _slope(rates.per_fold, panels.whole("norm_w", optimizer), window)
+    powers["fold"] = growth / float(panels.metrics.value(panels.experiment, "margin_norm").mean())
+    return {name: f"{power:.2f}" for name, power in powers.items()}
 
 
-def _two_misalignments(panels: _Panels, ax: Axes) -> None:
-    """1 - corr of u dashed, and of W."""
-    panels.draw(ax, "misalignment of W", "misalignment_w", label=None)
-    panels.draw(ax, "misalignment of u", "misalignment_u", linestyle="--", label=None)
-    ax.set(title="misalignment with $W_{\\mathrm{mm}}$ and $u_{\\mathrm{mm}}$", ylabel="$1 - \\mathrm{corr}$")
-    ax.set(xscale="log", yscale="log")
-    _solid_and_dashed(ax, "lower left")
+def _both(panels: _Panels, ax: Axes, metric: str, title: str) -> None:
+    """A metric of W, and dotted of u."""
+    panels.draw(ax, f"{metric} of W", f"{metric}_w", label=None)
+    panels.draw(ax, f"{metric} of u", f"{metric}_u", linestyle=_U, label=None)
+    ax.set(title=f"{title} of $W$ and $u$", xscale="log", yscale="log")
+    if metric == "norm":
+        ax.plot([], [], color="#444444", label="$W$")
+        ax.plot([], [], color="#444444", linestyle=_U, label="$u$")
 
 
-def _solid_and_dashed(ax: Axes, place: Literal["lower left", "lower right"]) -> None:
-    """A legend: W solid, u dashed."""
-    ax.plot([], [], color="#444444", label="$W$")
-    ax.plot([], [], color="#444444", linestyle="--", label="$u$")
-    ax.legend(loc=place)
-
+_U: tuple[int, tuple[float, ...]] = (0, (1, 1.2))
 
 # Panel -> its metric, title and y label.
 _RULES = {
     "loss": ("gap", "loss", "$L$"),
     "norm of W": ("norm_w", "norm of $W$", "$\\|W\\|_F$"),
     "norm of u": ("norm_u", "norm of $u$", "$\\|u\\|$"),
-    "distraction": ("distraction", "attention elsewhere", "$1 - p_{\\mathrm{opt}}$"),
-    "misalignment of W": ("misalignment_w", "misalignment of $W$", f"$1 - {_ALIGNMENT}$"),
+    "distraction": ("distraction", "other tokens", "$1 - p_{\\mathrm{opt}}$"),
+    "misalignment of W": ("misalignment_w", "misalignment of $W$", f"$1 - {_CORR}$"),
     "misalignment of u": ("misalignment_u", "misalignment of $u$", "$1 - \\mathrm{corr}(u, u_{\\mathrm{mm}})$"),
 }
 
@@ -329,116 +300,112 @@ _RULES = {
 @FIGURES("extra_joint_rules")
 def joint_rules(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     """The joint rules side by side."""
-    sheet = Sheet(2, 3, size=(10.5, 6.1))
+    sheet = Sheet(2, 3, size=(6.75, 4.7))
     panels = _Panels(metrics, experiment, sheet)
     for ax, (panel, (metric, title, label)) in zip(sheet.panels.ravel(), _RULES.items(), strict=True):
         panels.draw(ax, panel, metric)
-        ax.set(title=title, ylabel=label, xscale="log", xlim=(1, None))
+        ax.set(title=title, ylabel=label, xlabel=_STEPS, xscale="log", xlim=(1, None))
         if panel == "loss":
             decades(ax)
         else:
             ax.set_yscale("log")
-    for ax in sheet.panels[1]:
-        ax.set_xlabel("iteration $t$")
-    loss = sheet.panels[0, 0]
-    panels.mark_divergence(loss)
+    panels.mark_divergence(sheet.panels[0, 0])
     letter(sheet.panels)
-    _legend_above(sheet, loss, len(panels.optimizers))
+    panels.legend(3)
     rows = []
     for optimizer, end in panels.ends().items():
-        fitted = ("norm_w", "norm_u", "misalignment_w")
-        powers = [_fit(panels.whole(metric, optimizer), rates.JOINT) for metric in fitted]
-        name = NAMES.get(optimizer, optimizer).replace("$\\|\\nabla_u\\|$", "the norm of u's gradient")
-        rows.append((name, f"{end:.0e}", *(f"{power:.2f}" for power in powers)))
+        curve = panels.whole("gap", optimizer)
+        last = curve.steps[-1]
+        window = (last / 4, last)
+        powers = [_fit(panels.whole(metric, optimizer), window) for metric in ("norm_w", "norm_u", "misalignment_w")]
+        with np.errstate(divide="ignore"):
+            powers.insert(0, _fit(Curve(curve.seeds, curve.steps, -np.log(curve.values)), window))
+        rows.append((panels.looks[optimizer].name, f"{last:,}", f"{end:.0e}", *(f"{power:.2f}" for power in powers)))
     return Drawing(sheet.figure, sheet.table, {"rules": rows})
 
 
 @FIGURES("extra_variants")
 def variants(metrics: Metrics, experiment: Experiment[Variants]) -> Drawing:
-    """Loss gap and misalignment of every variant."""
+    """Where every rule ends in every variant: loss gap and misalignment, all seeds."""
     names = list(experiment.settings.changes)
-    sheet = Sheet(2, len(names), size=(2.7 * len(names), 5.4), sharex=True, sharey="row")
+    sheet = Sheet(2, 1, size=(5.5, 4.8), sharex=True)
     panels = _Panels(metrics, experiment, sheet)
-    for column, name in enumerate(names):
-        gap, angle = sheet.panels[:, column]
-        panels.draw(gap, f"gap, {name}", "gap", name)
-        panels.mark_divergence(gap, name)
-        panels.draw(angle, f"misalignment, {name}", "misalignment_w", name)
-        gap.set_title(name.replace("_", " "))
-        angle.set(title=gap.get_title(), xscale="log", yscale="log", xlim=(1, None), xlabel="iteration $t$")
-    for ax in sheet.panels[0]:
-        decades(ax)
-    limits = np.array([ax.get_ylim() for ax in sheet.panels[0]])
-    sheet.panels[0, 0].set_ylim(limits[:, 0].min(), limits[:, 1].max())
-    sheet.panels[0, 0].set_ylabel("$L - L^*$")
-    sheet.panels[1, 0].set_ylabel(f"$1 - {_ALIGNMENT}$")
+    count = len(panels.optimizers)
+    for ax, (panel, metric) in zip(sheet.panels[:, 0], _ENDS.items(), strict=True):
+        for place, optimizer in enumerate(panels.optimizers):
+            ends = np.stack([panels.whole(metric, optimizer, name).final() for name in names], axis=1)
+            x = np.arange(len(names)) + (place - (count - 1) / 2) * 0.8 / count
+            look = {**panels.looks[optimizer].points, "markersize": 3.5, "alpha": 0.8, "clip_on": False}
+            for row, seed in enumerate(metrics.curve(experiment.name, "floor", index=names[0]).seeds):
+                name = f"{optimizer}, seed {seed}"
+                sheet.line(ax, panel, name, x, ends[row], **{**look, "label": None if row else look["label"]})
+        ax.grid(False, axis="x")
+        ax.xaxis.set_minor_locator(FixedLocator(np.arange(1, len(names)) - 0.5))  # lines between the variants
+        ax.grid(True, axis="x", which="minor", color="#bbbbbb")
+        ax.tick_params(axis="x", which="minor", length=0)
+    gap, angle = sheet.panels[:, 0]
+    decades(gap)
+    panels.mark_divergence(gap, names)
+    gap.set(title="distance to the floor at the end", ylabel="$L - L^*$")
+    angle.set(title="misalignment at the end", ylabel=f"$1 - {_CORR}$", yscale="log", xlabel="what differs")
+    angle.set_xticks(range(len(names)), [name.replace("_", "\n", 1).replace("_", " ") for name in names])
+    angle.set_xlim(-0.5, len(names) - 0.5)
     letter(sheet.panels)
-    _legend_above(sheet, sheet.panels[0, 0], len(panels.optimizers))
-    return Drawing(sheet.figure, sheet.table, {"variants": names})
+    panels.legend(4)
+    facts = {"variants": names, "order": _order(panels, experiment)}
+    facts["runs"] = len(names) * len(metrics.value(experiment.name, "floor", index=names[0]))
+    facts["steps"] = sorted({int(panels.whole("gap", label, names[0]).steps[-1]) for label in panels.optimizers})
+    return Drawing(sheet.figure, sheet.table, facts)
+
+
+_ENDS = {"gap": "gap", "misalignment": "misalignment_w"}
+
+
+def _order(panels: _Panels, experiment: Experiment[Variants]) -> list[tuple[str, str, int, int]]:
+    """For each other rule and each GD: in how many runs the other ends below, in gap and in misalignment."""
+    slow = [label for label in panels.optimizers if experiment.optimizers[label].rule == "gd"]
+    rows = []
+    for other in panels.optimizers:
+        for label in slow if other not in slow else ():
+            below = [
+                sum(
+                    int((panels.whole(metric, other, name).final() < panels.whole(metric, label, name).final()).sum())
+                    for name in experiment.settings.changes
+                )
+                for metric in _ENDS.values()
+            ]
+            rows.append((panels.looks[other].name, panels.looks[label].name, *below))
+    return rows
 
 
 @FIGURES("extra_rates")
 def measured_rates(metrics: Metrics, *experiments: Experiment[FixedDecoder]) -> Drawing:
-    """Sparsification and alignment against the laws, on axes on which the laws are straight; a row per experiment."""
-    sheet = Sheet(len(experiments), 3, size=(10.5, 2.95 * len(experiments)))
-    measured = {}
-    for row, experiment in zip(sheet.panels, experiments, strict=True):
-        exponential, power, angle = row
+    """How fast attention concentrates and W grows, over what the late laws say; a column per experiment."""
+    sheet = Sheet(2, len(experiments), size=(min(2.75 * len(experiments), 6.75), 4.4), sharex="col", sharey="row")
+    measured, left_out = {}, set()
+    for column, experiment in zip(sheet.panels.T, experiments, strict=True):
         panels = _Panels(metrics, experiment, sheet)
-        title = f"{experiment.settings.signals} signals"
-        measured[experiment.name] = _exponential_laws(panels, exponential, title, experiment)
-        _power_law(panels, power, title)
-        _bounded_misalignment(panels, angle, title)
+        ends = {}
+        for optimizer in panels.optimizers:
+            law = rates.law_of(experiment.optimizers[optimizer])
+            if law is None:
+                left_out.add(panels.looks[optimizer].name)
+                continue
+            found = rates.relative(metrics, experiment.name, optimizer, law)
+            for ax, (name, curve) in zip(column, found.items(), strict=True):
+                sheet.band(ax, f"{experiment.name}: {name}", optimizer, curve, **panels.looks[optimizer].line)
+            ends[panels.looks[optimizer].name] = {name: float(curve.final().mean()) for name, curve in found.items()}
+        measured[experiment.name] = ends
+        signals = experiment.settings.signals
+        column[0].set(title=f"attention, {signals}", xscale="log")
+        column[1].set(title=f"norm, {signals}", xlabel=_STEPS, xlim=(10, None))
+        last = max(curve.steps[-1] for curve in (panels.whole("gap", label) for label in panels.optimizers))
+        for ax, name in zip(column, ("attention", "norm"), strict=True):
+            sheet.line(ax, f"{experiment.name}: {name}", "law", [10, max(last, 11)], [1.0, 1.0], **_LAW, label="law")
+    for ax, label in zip(
+        sheet.panels[:, 0], ("rate of $1 - p_{\\mathrm{opt}}$ / law", "growth of $\\|W\\|_F$ / law"), strict=True
+    ):
+        ax.set_ylabel(label)
     letter(sheet.panels)
-    _legend_above(sheet, sheet.panels[0, 2], 3)
-    return Drawing(sheet.figure, sheet.table, {"measured": measured})
-
-
-def _exponential_laws(panels: _Panels, ax: Axes, title: str, experiment: Experiment[FixedDecoder]) -> dict[str, float]:
-    """1 - p_opt of NGD and the Polyak step beside exp(-c t); measured rates over the laws' are returned."""
-    panel = f"{experiment.name}: exponential"
-    margin_norm = panels.metrics.value(experiment.name, "margin_norm").mean()
-    predicted = {
-        "ngd": experiment.optimizer("ngd").hyperparameters["lr"] / margin_norm,
-        "polyak": 1 / experiment.optimizer("polyak").hyperparameters["factor"],
-    }
-    measured = {}
-    for optimizer, rate in predicted.items():
-        curve = panels.whole("distraction", optimizer)
-        look = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
-        panels.sheet.band(ax, panel, optimizer, curve, geometric=True, **look)
-        late = _late(curve, rates.ATTENTION[optimizer][0])
-        law = _middle(late.values)[0] * np.exp(-rate * (late.steps - late.steps[0]))
-        panels.sheet.line(ax, panel, f"law for {optimizer}", late.steps, law, **_LAW)
-        slope = _slope(rates.exponential, late, (late.steps[0], rates.ATTENTION[optimizer][1]))
-        measured[optimizer] = -slope / rate
-    ax.set(title=f"{title}: $e^{{-ct}}$", yscale="log", xlabel="iteration $t$")
-    ax.set(ylabel="$1 - p_{\\mathrm{opt}}$", ylim=(None, 1e10))
-    ax.yaxis.set_major_locator(FixedLocator([10.0**-e for e in range(0, 301, 50)]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    return measured
-
-
-def _power_law(panels: _Panels, ax: Axes, title: str) -> None:
-    """1 - p_opt of GD beside 1/t."""
-    panel = f"{panels.experiment}: power"
-    gd = _started(panels.whole("distraction", "gd"))
-    panels.sheet.band(ax, panel, "gd", gd, geometric=True, color=COLOURS["gd"], label=NAMES["gd"])
-    late = _late(gd, 300)
-    law = _middle(late.values)[-1] * late.steps[-1] / late.steps
-    panels.sheet.line(ax, panel, "law for gd", late.steps, law, **_LAW)
-    ax.set(title=f"{title}: power of $t$", ylabel="$1 - p_{\\mathrm{opt}}$")
-    ax.set(xscale="log", yscale="log", xlabel="iteration $t$")
-    ax.annotate("$1/t$", (late.steps[0], law[0]), (-12, -12), textcoords="offset points", fontsize=9)
-
-
-def _bounded_misalignment(panels: _Panels, ax: Axes, title: str) -> None:
-    """1 - corr(W, W_mm) of all optimizers beside the bound for NGD."""
-    panel = f"{panels.experiment}: misalignment"
-    panels.draw(ax, panel, "misalignment_w")
-    ngd = _late(panels.whole("misalignment_w", "ngd"), rates.ALIGNMENT["ngd"][0])
-    bound = _middle(ngd.values)[0] * (ngd.steps / ngd.steps[0]) ** -0.75
-    panels.sheet.line(ax, panel, "bound", ngd.steps, bound, **_LAW)
-    ax.annotate("$t^{-3/4}$", (ngd.steps[-1], bound[-1]), (4, 4), textcoords="offset points", fontsize=9)
-    ax.set(title=f"{title}: misalignment", ylabel=f"$1 - {_ALIGNMENT}$")
-    ax.set(xscale="log", yscale="log", xlabel="iteration $t$")
+    panels.legend(4)
+    return Drawing(sheet.figure, sheet.table, {"measured": measured, "left_out": sorted(left_out)})

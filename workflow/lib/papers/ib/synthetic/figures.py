@@ -148,7 +148,8 @@ def _late(curve: Curve, first: float) -> Curve:
 def _slope(fit: Callable[[Curve, rates.Window], np.ndarray], curve: Curve, window: rates.Window) -> float:
     """A fit of `rates`, mean over seeds; NaN for runs that a user made too short for the window."""
     try:
-        return float(fit(curve, window).mean())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(fit(curve, window).mean())
     except NotRecordedError:
         return float("nan")
 
@@ -340,7 +341,9 @@ def variants(metrics: Metrics, experiment: Experiment[Variants]) -> Drawing:
                 name = f"{optimizer}, seed {seed}"
                 sheet.line(ax, panel, name, x, ends[row], **{**look, "label": None if row else look["label"]})
         ax.grid(False, axis="x")
-        ax.xaxis.set_minor_locator(FixedLocator(np.arange(1, len(names)) - 0.5))  # lines between the variants
+        ax.xaxis.set_minor_locator(
+            FixedLocator([edge - 0.5 for edge in range(1, len(names))])
+        )  # lines between the variants
         ax.grid(True, axis="x", which="minor", color="#bbbbbb")
         ax.tick_params(axis="x", which="minor", length=0)
     gap, angle = sheet.panels[:, 0]
@@ -367,15 +370,15 @@ def _order(panels: _Panels, experiment: Experiment[Variants]) -> list[tuple[str,
     rows = []
     for other in panels.optimizers:
         for label in slow if other not in slow else ():
-            below = [
-                sum(
-                    int((panels.whole(metric, other, name).final() < panels.whole(metric, label, name).final()).sum())
-                    for name in experiment.settings.changes
-                )
-                for metric in _ENDS.values()
-            ]
-            rows.append((panels.looks[other].name, panels.looks[label].name, *below))
+            gap, angle = (_below(panels, other, label, metric, experiment) for metric in _ENDS.values())
+            rows.append((panels.looks[other].name, panels.looks[label].name, gap, angle))
     return rows
+
+
+def _below(panels: _Panels, one: str, other: str, metric: str, experiment: Experiment[Variants]) -> int:
+    """In how many runs, of all seeds and variants, one rule ends below another in a metric."""
+    ends = [[panels.whole(metric, o, name).final() for name in experiment.settings.changes] for o in (one, other)]
+    return int((np.stack(ends[0]) < np.stack(ends[1])).sum())
 
 
 @FIGURES("extra_rates")

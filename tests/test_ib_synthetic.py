@@ -27,6 +27,7 @@ from workflow.lib.papers.ib.synthetic.training import initial, recorded_steps, t
 from workflow.lib.plan import matrix
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import Curve, Metrics, NotRecordedError, Trace
+from workflow.lib.tables import read_traces, write_traces
 
 MAIN: dict[str, Any] = {
     "samples": 20,
@@ -355,6 +356,18 @@ def test_variants_are_the_experiments_they_stand_for() -> None:
         for metric in ("norm_w", "misalignment_w"):
             assert measured["ngd"].curve(metric, name).final() == pytest.approx(expected["ngd"][metric].final())
         assert measured["data"].curve("floor", name).final() == pytest.approx(expected["data"]["floor"].final())
+
+
+def test_the_end_of_diverged_runs_is_no_number(tmp_path: Path) -> None:
+    """Also from disk, where nothing of the last step is left to write."""
+    made = experiment("fixed_decoder", TINY, polyak={"factor": 2.0, "lr": 1e308, "iterations": 20})
+    data = data_of(made)
+    found = measure(made, data, {"polyak": train(made, made.optimizers["polyak"], data, Job())})
+    write_traces(tmp_path / "m.parquet", "ib", "test", found)
+    read = read_traces(tmp_path / "m.parquet")["polyak"]
+    assert read["gap"].steps[-1] == 20
+    assert np.isnan(read["gap"].final()).all()
+    assert np.isfinite(read["gap"].values[:, 0]).all()
 
 
 def test_a_diverging_run_is_recorded() -> None:

@@ -13,7 +13,7 @@ from tests.reference import ib_synthetic as plain
 from workflow.lib import rooms
 from workflow.lib.papers.ib.synthetic.data import generate
 from workflow.lib.papers.ib.synthetic.training import descend, layer_of
-from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.model import Experiment, Optimizer
 
 SEEDS = 5
 
@@ -57,6 +57,30 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
                 floor=floor,
                 fast_units=SEEDS,
             )
+    yield on_the_matrix(paper.experiment("orthogonal"), 20 if quick else 100)
+
+
+def on_the_matrix(experiment: Experiment, steps: int) -> Benchmark:
+    """Adam, which has to be trained on W itself: here the gain is in the gradient alone."""
+    adam = Optimizer.read("adam", {"lr": 0.01, "iterations": steps}, experiment.settings.options, "adam")
+    data = plain.tensors(generate(experiment, experiment.seed(0)))
+
+    def dense_adam() -> None:
+        key_query = torch.zeros(len(data["decoder"]), len(data["decoder"]), dtype=torch.float64, requires_grad=True)
+        rule = torch.optim.Adam([key_query], lr=0.01)
+        for _ in range(steps):
+            rule.zero_grad()
+            plain.gap(key_query, data).backward()
+            rule.step()
+
+    several = experiment.model_copy(update={"optimizers": {"adam": adam}})
+    return Benchmark(
+        f"ib {experiment.name}, adam on W, {steps} steps, per seed of {SEEDS}",
+        plain=dense_adam,
+        fast=stacked(several, "adam", steps),
+        floor=1.2,
+        fast_units=SEEDS,
+    )
 
 
 def tables(quick: bool) -> Iterator[str]:

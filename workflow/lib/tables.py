@@ -16,7 +16,10 @@ COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "index", "metric"
 
 
 def write_traces(path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace]) -> None:
-    """Write the traces of several optimizers to one Parquet file, whole or not at all; NaN entries are left out."""
+    """Write the traces of several optimizers to one Parquet file, whole or not at all.
+
+    NaN entries are left out, but for a last step that no seed reached: there they say that the runs ended before.
+    """
     tables = [_table(trace, paper, experiment, optimizer) for optimizer, trace in traces.items()]
     with atomic(path) as temporary:
         pq.write_table(pa.concat_tables(tables).unify_dictionaries(), temporary, compression="zstd")
@@ -43,7 +46,7 @@ def read_metrics(paths: Mapping[str, Path | str]) -> Metrics:
 
 def _table(trace: Trace, paper: str, experiment: str, optimizer: str) -> pa.Table:
     keys, curves = [key for key, _ in trace.items()], [curve for _, curve in trace.items()]
-    places = [np.nonzero(~np.isnan(curve.values)) for curve in curves]
+    places = [np.nonzero(_kept(curve.values)) for curve in curves]
     sizes = [rows.size for rows, _ in places]
     seeds = np.asarray(trace.seeds, dtype=np.int64)
     nothing = np.empty(0, np.int64)
@@ -68,6 +71,14 @@ def _table(trace: Trace, paper: str, experiment: str, optimizer: str) -> pa.Tabl
             "value": _column(np.concatenate([np.empty(0), *values])),
         }
     )
+
+
+def _kept(values: np.ndarray) -> np.ndarray:
+    """Which entries (seeds, steps) are written."""
+    kept = ~np.isnan(values)
+    if values.shape[1] > 1 and not kept[:, -1].any():
+        kept[:, -1] = True
+    return kept
 
 
 def _trace(table: pa.Table) -> Trace:

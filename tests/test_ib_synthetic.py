@@ -6,6 +6,7 @@ from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -616,6 +617,7 @@ def test_rules_of_ones_own_are_drawn(figure: str) -> None:
         assert len(set(colours) - {"#444444"}) == len([c for c in colours if c != "#444444"])
     told = render(Path("workflow/report/ib") / f"{figure}.rst", paper, figure, drawing.facts)
     assert "undefined" not in told
+    plt.close(drawing.figure)
 
 
 def test_every_claim_has_its_measure() -> None:

@@ -384,7 +384,8 @@ def _below(panels: _Panels, one: str, other: str, metric: str, experiment: Exper
 @FIGURES("extra_rates")
 def measured_rates(metrics: Metrics, *experiments: Experiment[FixedDecoder]) -> Drawing:
     """How fast attention concentrates and W grows, over what the late laws say; a column per experiment."""
-    sheet = Sheet(2, len(experiments), size=(min(2.75 * len(experiments), 6.75), 4.4), sharex="col", sharey="row")
+    size = (min(max(3.25, 2.75 * len(experiments)), 6.75), 4.4)
+    sheet = Sheet(2, len(experiments), size=size, sharex="col", sharey="row")
     measured, left_out = {}, set()
     for column, experiment in zip(sheet.panels.T, experiments, strict=True):
         panels = _Panels(metrics, experiment, sheet)
@@ -410,5 +411,5 @@ def measured_rates(metrics: Metrics, *experiments: Experiment[FixedDecoder]) -> 
     ):
         ax.set_ylabel(label)
     letter(sheet.panels)
-    panels.legend(4)
+    panels.legend(4 if len(experiments) > 1 else 2)
     return Drawing(sheet.figure, sheet.table, {"measured": measured, "left_out": sorted(left_out)})

@@ -284,7 +284,7 @@ def test_the_text_standins_are_no_matter_of_single_words() -> None:
     pairs = standins.premises(np.random.default_rng(0), 3000)
     assert np.bincount(pairs.labels).min() > 800
     comments = standins.comments(np.random.default_rng(0), 3000)
-    assert 0.25 < comments.labels.mean() < 0.42
+    assert 0.45 < comments.labels.mean() < 0.55
     for words in ("stupid", "liar"):
         holds = np.array([words in text.split() for text in comments.first])
         assert 0.2 < comments.labels[holds].mean() < 0.85  # rude words stand in harmless comments too
@@ -292,10 +292,10 @@ def test_the_text_standins_are_no_matter_of_single_words() -> None:
 
 def test_tokens_by_words() -> None:
     pairs = Sentences(["a b", "c"], ["b", "a b c d"], np.zeros(2, np.uint8))
-    words = texts.vocabulary(pairs)
-    assert words == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "c": 6, "d": 7}
+    words = texts.vocabulary("abcd")
+    assert words == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5, "b": 6, "c": 7, "d": 8}
     tokens = texts.by_words(pairs, {k: v for k, v in words.items() if k != "d"}, max_length=7)
-    assert tokens.ids.tolist() == [[2, 4, 5, 3, 5, 3, 0], [2, 6, 3, 4, 5, 6, 1]]
+    assert tokens.ids.tolist() == [[2, 5, 6, 3, 6, 3, 0], [2, 7, 3, 5, 6, 7, 1]]
     assert tokens.segments.tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
     assert tokens.lengths.tolist() == [6, 7]
 

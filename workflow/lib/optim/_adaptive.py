@@ -26,9 +26,9 @@ class AdaptiveStep(Rule):
         for group in _groups(moving):
             own = [(g, *sizes[p]) for found, p, g in moving if found is group]
             if group["norm"] == "per_tensor":
-                lengths = torch.stack([size * norm for _, size, norm in own])
+                lengths = [(size * norm).unsqueeze(-1) for _, size, norm in own]
                 whole = joint_norm([g for g, _, _ in own], group["stacked"])
-                group["step_size_taken"] = ratio(torch.linalg.vector_norm(lengths, dim=0), whole)
+                group["step_size_taken"] = ratio(joint_norm(lengths, group["stacked"]), whole)
             else:
                 group["step_size_taken"] = own[0][1]
         self._count_steps(moving)

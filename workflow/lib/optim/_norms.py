@@ -23,6 +23,9 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     """
     rows = [t.reshape(t.shape[0] if stacked else 1, -1) for t in tensors]
     flat = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+    if flat.dtype != torch.float64:  # its squares are ordinary numbers in float64
+        found = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(flat.dtype)
+        return found if stacked else found[0]
     largest = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True)
     scale = at_least_tiny(largest)
     norm = (torch.linalg.vector_norm(flat / scale, dim=1, keepdim=True) * scale).squeeze(1)

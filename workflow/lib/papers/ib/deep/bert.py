@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.utils import logging
 
 from workflow.lib.errors import UserError
+from workflow.lib.files import Arrays
 
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -99,6 +100,27 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
     except Exception as error:  # transformers raises many kinds, all about the same folder
         raise UserError(f"encoder: {folder} cannot be read ({str(error).splitlines()[0]})") from error
     return Classifier(bert)
+
+
+def start_from(model: Classifier, encoder: Arrays) -> None:
+    """Give a classifier the encoder of a pre-trained net; its pooler and its head keep their first weights.
+
+    Args:
+        model: a BERT of the same sizes.
+        encoder: arrays by the names of `transformers.BertModel`, of one run.
+
+    Raises:
+        UserError: a tensor is missing, or has another shape.
+    """
+    own = {name: tensor for name, tensor in model.bert.bert.state_dict().items() if not name.startswith("pooler.")}
+    for name, tensor in own.items():
+        if name not in encoder or tuple(encoder[name].shape) != tuple(tensor.shape):
+            found = tuple(encoder[name].shape) if name in encoder else "nothing"
+            raise UserError(
+                f"start_from: the pre-trained net does not fit: {name} has the shape {found}, expected "
+                f"{tuple(tensor.shape)}. Both experiments need the same encoder, max_length and texts."
+            )
+        tensor.copy_(torch.from_numpy(encoder[name]))
 
 
 def _dropouts(dropout: float | None) -> dict[str, Any]:

@@ -45,40 +45,50 @@ def encoder_folder(experiment: Experiment, encoder: str) -> Path:
 def _images(experiment: Experiment, settings: Vision, seed: Seed) -> Arrays:
     if settings.standin:
         counts = _counts(settings)
-        made = [standins.images(seed.generator(part), count) for part, count in zip(_PARTS, counts, strict=True)]
-        found = Images(*made[0], *made[1])
-    elif settings.dataset == "mnist_5k":
-        digits, labels = mnist_5k.load()
+        made = [
+            standins.images(seed.generator(part), count, settings.size)
+            for part, count in zip(_PARTS, counts, strict=True)
+        ]
+        return _named(Images(*made[0], *made[1]))
+    if settings.dataset == "mnist_5k":
+        digits, labels = _digits(settings.pixels)
         counts = _counts(settings)
         order = seed.generator("split").permutation(len(labels))[: sum(counts)]
         first, second = np.split(order, [counts[0]])
         found = Images(digits[first], labels[first], digits[second], labels[second])
     else:
-        loaded = _load(settings.dataset, experiment.folder(settings.dataset))
-        assert isinstance(loaded, Images)
-        found = loaded
+        found = _pictures(settings.dataset, experiment.folder(settings.dataset), settings.pixels)
     train = _chosen(seed, "train", settings.train_examples, found.train_labels)
     test = _chosen(seed, "test", settings.test_examples, found.test_labels)
-    if train is None and test is None:
-        return dict(zip(("train_images", "train_labels", "test_images", "test_labels"), found, strict=True))
-    return {
-        "train_images": _take(found.train, train),
-        "train_labels": _take(found.train_labels, train),
-        "test_images": _take(found.test, test),
-        "test_labels": _take(found.test_labels, test),
-    }
+    return _named(
+        Images(
+            _take(found.train, train),
+            _take(found.train_labels, train),
+            _take(found.test, test),
+            _take(found.test_labels, test),
+        )
+    )
+
+
+def _named(images: Images) -> Arrays:
+    return dict(zip(("train_images", "train_labels", "test_images", "test_labels"), images, strict=True))
+
+
+def averaged(images: np.ndarray, pixels: int) -> np.ndarray:
+    """Images of 28 or 32 pixels, padded to 32 x 32 and averaged down: (n, C, h, w) -> (n, C, pixels, pixels) uint8."""
+    margin = (32 - images.shape[-1]) // 2
+    padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+    blocks = padded.reshape(*images.shape[:2], pixels, 32 // pixels, pixels, 32 // pixels)
+    return blocks.mean((3, 5), dtype=np.float32).round().astype(np.uint8)
 
 
 def _texts(experiment: Experiment, settings: Language, seed: Seed) -> Arrays:
     arrays: Arrays = {}
     if isinstance(settings.encoder, Scratch):
-        make = standins.premises if settings.dataset == "multinli_standin" else standins.comments
-        counts = _counts(settings)
-        made = [make(seed.generator(part), count) for part, count in zip(_PARTS, counts, strict=True)]
-        words = texts.vocabulary(*made)
-        tokens = {part: texts.by_words(s, words, settings.max_length) for part, s in zip(_PARTS, made, strict=True)}
-        labels = {part: s.labels for part, s in zip(_PARTS, made, strict=True)}
-        arrays["vocabulary"] = np.array(len(words))
+        labels, tokens = {}, {}
+        for part, number in zip(_PARTS, _counts(settings), strict=True):
+            labels[part], tokens[part] = _made(settings, seed.generator(part), number)
+        arrays["vocabulary"] = np.array(len(_words()))
     else:
         source, encoder = experiment.folder(settings.dataset), encoder_folder(experiment, settings.encoder)
         found = _load(settings.dataset, source)
@@ -91,6 +101,24 @@ def _texts(experiment: Experiment, settings: Language, seed: Seed) -> Arrays:
         for name, array in tokens[part]._asdict().items():
             arrays[f"{part}_{name}"] = _take(array, chosen)
     return arrays
+
+
+def unlabelled(settings: Language, seed: Seed, count: int) -> Arrays:
+    """Generated texts without their labels: `ids`, `segments`, `lengths` (see `texts.Tokens`) and `vocabulary`."""
+    _, tokens = _made(settings, seed.generator("texts without labels"), count)
+    return {**tokens._asdict(), "vocabulary": np.array(len(_words()))}
+
+
+def _made(settings: Language, rng: np.random.Generator, count: int) -> tuple[np.ndarray, texts.Tokens]:
+    """The labels and tokens of generated texts."""
+    make = standins.premises if settings.dataset == "multinli_standin" else standins.comments
+    found = make(rng, count)
+    return found.labels, texts.by_words(found, _words(), settings.max_length)
+
+
+@cache
+def _words() -> dict[str, int]:
+    return texts.vocabulary(standins.words())
 
 
 _PARTS = ("train", "test")
@@ -116,8 +144,23 @@ def _take(array: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
     return array if chosen is None else array[chosen]
 
 
+@cache
+def _digits(pixels: int | None) -> tuple[np.ndarray, np.ndarray]:
+    digits, labels = mnist_5k.load()
+    return digits if pixels is None else averaged(digits, pixels), labels
+
+
 # The seeds of a block share one copy of a real set, in memory and on disk.
 _load = cache(datasets.load)
+
+
+@cache
+def _pictures(dataset: str, source: Path, pixels: int | None) -> Images:
+    found = _load(dataset, source)
+    assert isinstance(found, Images)
+    if pixels is None:
+        return found
+    return found._replace(train=averaged(found.train, pixels), test=averaged(found.test, pixels))
 
 
 @cache

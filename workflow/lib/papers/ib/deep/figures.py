@@ -1,46 +1,61 @@
-"""The figures of the deep experiments: train loss, test accuracy, attention sparsity."""
+"""The figures of the deep experiments: train loss by step and by length of the path, accuracy, attention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
 from workflow.lib.contract import Draw, Drawing
-from workflow.lib.papers.ib.deep.claims import COMPARED, diverged_at
-from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision
+from workflow.lib.look import Look, looks, ordered
+from workflow.lib.papers.ib.deep.claims import by_length, diverged_at, loss_at_length
+from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision, pretrains
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
+from workflow.lib.plotting import GREY, Sheet, letter
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Curve, Metrics
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Vision] | Experiment[Language]
 
-VARIANTS = ("sngd", "sngd_momentum", "sps", "sps_cap")
+VARIANTS = ("sngd", "sngd_momentum", "sngd_per_tensor", "sngd_per_tensor_momentum", "sps", "sps_cap")
 NAMES = {
-    "sgd": "SGD",
-    "sngd": "SNGD",
-    "sps": "SPS",
-    "adam": "Adam",
     "sngd_momentum": "SNGD, momentum 0.9",
+    "sngd_per_tensor": "SNGD, norm per tensor",
+    "sngd_per_tensor_momentum": "SNGD, both",
     "sps_cap": "SPS, cap 1",
 }
-COLOURS = {"sgd": BLUE, "sngd": RED, "sps": GREEN, "adam": ORANGE, "sngd_momentum": PINK, "sps_cap": SKY}
+SMALL = 7.0  # points
 
 
 def language(metrics: Metrics, experiment: Experiment[Language]) -> Drawing:
-    """A BERT: train loss, test accuracy and attention."""
-    return _compared(metrics, experiment, attention=True)
+    """A BERT: train loss by step and by length of the path, test accuracy and attention."""
+    labels = _rivals(experiment)
+    sheet = Sheet(2, 2, size=(5.5, 4.3))
+    drawn = _Panels(sheet, metrics, experiment, labels)
+    (loss, path), (accuracy, attention) = sheet.panels
+    drawn.train_loss(loss)
+    drawn.by_length(path)
+    drawn.test_accuracy(accuracy)
+    drawn.by_epoch(attention, "attention", "attention sparsity", "largest [CLS] weight")
+    return drawn.finished()
 
 
 def vision(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
-    """A ViT: train loss and test accuracy."""
-    return _compared(metrics, experiment)
+    """A ViT: train loss by step, test accuracy, train loss by length of the path."""
+    labels = [label for label in _rivals(experiment) if label not in NAMES]
+    sheet = Sheet(1, 3, size=(6.75, 2.7))
+    drawn = _Panels(sheet, metrics, experiment, labels)
+    loss, accuracy, path = sheet.panels[0]
+    drawn.train_loss(loss)
+    drawn.test_accuracy(accuracy)
+    drawn.by_length(path)
+    return drawn.finished()
 
 
 FIGURES("fig1")(language)
@@ -51,126 +66,218 @@ FIGURES("fig7")(vision)
 
 @FIGURES("extra_vision_sensitivity")
 def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
-    """A ViT with SNGD with momentum and SPS with a cap of 1, beside the paper's values."""
-    labels = [label for label in VARIANTS if label in experiment.optimizers]
-    sheet = Sheet(1, 3, size=(9.6, 3.1))
-    loss, accuracy, step_size = sheet.panels[0]
-    _train_loss(sheet, loss, metrics, experiment, labels)
-    _test_accuracy(sheet, accuracy, metrics, experiment, labels)
-    _bands(sheet, step_size, "step size", metrics, experiment, "step_size", labels)
-    step_size.set(yscale="log", xlabel="iteration", ylabel=r"step size $\eta_t$", title="step size")
-    return _finished(sheet, metrics, experiment, labels, extra=True)
+    """A ViT with other readings of SNGD and SPS, beside the paper's values and SGD."""
+    known = _rivals(experiment)
+    labels = [label for label in known if label in ("sgd", *VARIANTS)]
+    sheet = Sheet(1, 3, size=(6.75, 2.9))
+    drawn = _Panels(sheet, metrics, experiment, labels)
+    loss, accuracy, length = sheet.panels[0]
+    drawn.train_loss(loss)
+    drawn.test_accuracy(accuracy)
+    drawn.bands(length, "step length", "step_length")
+    length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length", title="step length")
+    drawn.epochs(length, marked=True)
+    return drawn.finished(extra=True)
 
 
-def _compared(metrics: Metrics, experiment: Runs, attention: bool = False) -> Drawing:
-    others = [label for label in experiment.optimizers if label not in NAMES]  # a user's own
-    labels = [label for label in (*COMPARED, *others) if label in experiment.optimizers]
-    sheet = Sheet(1, 3 if attention else 2, size=(9.6, 3.1) if attention else (7.2, 3.1))
-    _train_loss(sheet, sheet.panels[0, 0], metrics, experiment, labels)
-    _test_accuracy(sheet, sheet.panels[0, 1], metrics, experiment, labels)
-    if attention:
-        ax = sheet.panels[0, 2]
-        _bands(sheet, ax, "attention", metrics, experiment, "attention", labels)
-        _epochs(ax)
-        ax.set(ylabel="largest [CLS] weight", ylim=(0, 1), title="attention sparsity")
-    return _finished(sheet, metrics, experiment, labels)
+def _rivals(experiment: Runs) -> list[str]:
+    """The optimizers to compare, in the order of legends."""
+    found = [label for label, optimizer in experiment.optimizers.items() if not pretrains(optimizer)]
+    return ordered(found, experiment)
 
 
-def _train_loss(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
-    _bands(sheet, ax, "train loss", metrics, experiment, "train_loss", labels)
-    for label in labels:
-        curve = metrics.curve(experiment.name, "train_loss", label)
-        for row, at in zip(curve.values, diverged_at(metrics, experiment.name, label), strict=True):
-            finite = row[np.isfinite(row)]
-            if np.isfinite(at):
-                height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
-                ax.plot([at], [height], marker="x", markersize=8, color=_colour(label))
-                sheet.record("train loss", f"{label} diverged", [at], [height])
-    ax.set(
-        yscale="log",
-        xlabel="iteration",
-        ylabel=f"mean of {experiment.settings.smoothing} iterations",
-        title="train loss",
-    )
+class _Panels:
+    """The panels of one experiment."""
+
+    def __init__(self, sheet: Sheet, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
+        self.sheet, self.metrics, self.experiment, self.labels = sheet, metrics, experiment, labels
+        own = {label: label for label, optimizer in experiment.optimizers.items() if label != optimizer.rule}
+        self.looks: dict[str, Look] = looks(experiment, {**own, **NAMES})
+        self.per_epoch = float(metrics.value(experiment.name, "batches_per_epoch")[0])
+
+    def bands(self, ax: Axes, panel: str, metric: str) -> None:
+        """A metric of every optimizer."""
+        for place, label in enumerate(self.labels):
+            self._band(ax, panel, place, self.metrics.curve(self.experiment.name, metric, label))
+
+    def _band(self, ax: Axes, panel: str, place: int, curve: Curve) -> None:
+        if not np.isfinite(curve.values).any():
+            return
+        look = self.looks[self.labels[place]]
+        # A marker here and there, at another place for each: curves may lie on one another.
+        first = (place + 0.5) / len(self.labels) / 4
+        style: dict[str, Any] = {"marker": look.marker, "markersize": 3.5, "markevery": (first, 0.25), "linewidth": 1.2}
+        self.sheet.band(ax, panel, look.name, curve, **look.line, **style)
+
+    def train_loss(self, ax: Axes) -> None:
+        """The train loss by step, with a cross where a seed diverged."""
+        self.bands(ax, "train loss", "train_loss")
+        for label in self.labels:
+            curve = self.metrics.curve(self.experiment.name, "train_loss", label)
+            for row, at in zip(curve.values, diverged_at(self.metrics, self.experiment.name, label), strict=True):
+                if np.isfinite(at):
+                    finite = row[np.isfinite(row)]
+                    height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
+                    ax.plot([at], [height], marker="x", markersize=8, color=self.looks[label].color)
+                    self.sheet.record("train loss", f"{self.looks[label].name} diverged", [at], [height])
+        window = self.experiment.settings.smoothing
+        ax.set(xscale="log", xlabel="steps", ylabel=f"mean of {window} steps", title="train loss")
+        _loss_axis(ax)
+        self.epochs(ax, marked=True)
+
+    def by_length(self, ax: Axes) -> None:
+        """The train loss by the length of the path."""
+        for place, label in enumerate(self.labels):
+            self._band(ax, "by length", place, by_length(self.metrics, self.experiment.name, label))
+        ax.set(xscale="log", xlabel="length of the path in weights", title="train loss at equal length")
+        ax.set_ylabel(f"mean of {self.experiment.settings.smoothing} steps")
+        _loss_axis(ax)
+
+    def test_accuracy(self, ax: Axes) -> None:
+        """The accuracy by epoch, and what the largest class alone would give."""
+        self.by_epoch(ax, "test_accuracy", "test accuracy", "share of the test set")
+        share = float(self.metrics.value(self.experiment.name, "largest_class").mean())
+        ax.axhline(share, color=GREY, linestyle=":", linewidth=1)
+        self.sheet.record("test accuracy", "largest class", [np.nan], [share])
+
+    def by_epoch(self, ax: Axes, metric: str, title: str, ylabel: str) -> None:
+        """A metric of the test set, from the first epoch on."""
+        for place, label in enumerate(self.labels):
+            curve = self.metrics.curve(self.experiment.name, metric, label)
+            self._band(ax, title, place, curve.window(1, np.inf))
+        ax.set(xscale="log", xlabel="epochs", ylabel=ylabel, ylim=(0, 1), title=title)
+        self.epochs(ax, marked=False)
+
+    def epochs(self, ax: Axes, marked: bool) -> None:
+        """Plain numbers of epochs below an axis of epochs; marks at 1 and 10 epochs on one of steps."""
+        last = self.experiment.settings.epochs
+        if marked:
+            for epoch in [n for n in (1, 10, 100) if n <= last]:
+                ax.axvline(epoch * self.per_epoch, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
+                at, fraction = (epoch * self.per_epoch, 1), ("data", "axes fraction")
+                ax.annotate(f"{epoch} ep.", at, (2, -7), fraction, "offset points", fontsize=SMALL, color=GREY)
+            return
+        ticks = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= last]
+        ax.set_xticks(ticks, [str(n) for n in ticks])
+        ax.set_xticks([], minor=True)
+
+    def finished(self, extra: bool = False) -> Drawing:
+        """The figure with its legend, headline and facts."""
+        facts = _facts(self.metrics, self.experiment, self.labels, self.looks)
+        handles = [
+            Line2D([], [], marker=look.marker, markersize=4, **look.line)
+            for look in (self.looks[label] for label in self.labels)
+        ]
+        handles.append(Line2D([], [], color=GREY, linestyle=":", label="largest class"))
+        columns = len(handles) if len(handles) < 6 else 4
+        self.sheet.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL + 0.5)
+        line = f"{facts['data']}; {facts['model']}\n{facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
+        self.sheet.figure.suptitle(f"extra: {line}" if extra else line, fontsize=SMALL + 0.5, color="#444444")
+        for ax in self.sheet.panels.ravel():
+            ax.title.set_fontsize(8.5)
+            ax.xaxis.label.set_fontsize(8)
+            ax.yaxis.label.set_fontsize(8)
+            ax.tick_params(labelsize=SMALL, which="both")
+        letter(self.sheet.panels)
+        return Drawing(self.sheet.figure, self.sheet.table, facts)
+
+
+def _loss_axis(ax: Axes) -> None:
+    ax.set_yscale("log")
     low, high = ax.get_ylim()
     if high < 2 * low:
         ax.set_yscale("linear")
         return
     # Few powers of ten lie in the range, so say plain numbers.
-    ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 20) if low <= t <= high]
+    steps = (1, 2, 5) if high < 200 * low else (1,)
+    ticks = [float(f"{m}e{e}") for e in range(-6, 3) for m in steps if low <= float(f"{m}e{e}") <= high]
     if len(ticks) > 1:
         ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
         ax.set_yticks([], minor=True)
 
 
-def _test_accuracy(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
-    _bands(sheet, ax, "test accuracy", metrics, experiment, "test_accuracy", labels)
-    share = float(metrics.value(experiment.name, "largest_class").mean())
-    ax.axhline(share, color=GREY, linestyle=":", linewidth=1)
-    sheet.record("test accuracy", "share of the largest class", [np.nan], [share])
-    _epochs(ax)
-    ax.set(ylabel="test accuracy", title="test accuracy", ylim=(0, 1))
-
-
-def _epochs(ax: Axes) -> None:
-    ax.set(xlabel="epoch", xlim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _bands(
-    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Runs, metric: str, labels: Sequence[str]
-) -> None:
-    for label in labels:
-        curve = metrics.curve(experiment.name, metric, label)
-        if np.isfinite(curve.values).any():
-            # Dashed on top, because SGD and SPS may lie on one another.
-            look: dict[str, Any] = {"linestyle": (0, (4, 2)), "zorder": 3} if label == "sgd" else {}
-            sheet.band(ax, panel, label, curve, color=_colour(label), label=NAMES.get(label, label), **look)
-
-
-def _colour(label: str) -> str:
-    return COLOURS.get(label, CYCLE[-1])
-
-
-def _finished(sheet: Sheet, metrics: Metrics, experiment: Runs, labels: Sequence[str], extra: bool = False) -> Drawing:
-    facts = _facts(metrics, experiment, labels)
-    handles, names = sheet.panels[0, 0].get_legend_handles_labels()
-    handles = [*handles, sheet.panels[0, 1].get_lines()[-1]]
-    sheet.figure.legend(handles, [*names, "always the largest class"], loc="outside lower center", ncols=len(handles))
-    line = f"{facts['data']}; {facts['model']}; {facts['examples']}; {facts['length']}; seeds: {facts['seeds']}"
-    sheet.figure.suptitle(f"extra: {line}" if extra else line, fontsize=8.5, color="#444444")
-    letter(sheet.panels)
-    sheet.figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
-    return Drawing(sheet.figure, sheet.table, facts)
-
-
-def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> dict[str, object]:
-    settings = experiment.settings
-    examples = int(metrics.value(experiment.name, "train_examples")[0])
-    final = {
-        NAMES.get(label, label): {
-            metric: float(metrics.value(experiment.name, metric, label).mean())
-            for metric in ("train_loss", "test_accuracy", "attention")
-        }
-        for label in labels
-    }
+def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict[str, Look]) -> dict[str, object]:
+    settings, name = experiment.settings, experiment.name
+    final = {look[label].name: _last(metrics, name, label) for label in labels}
+    order = sorted((n for n in final if np.isfinite(final[n]["train_loss"][0])), key=lambda n: final[n]["train_loss"])
+    share = float(metrics.value(name, "largest_class").mean())
     return {
-        "data": settings.facts.title,
+        "data": _data(settings),
         "standin": settings.standin,
         "dataset": settings.dataset,
-        "model": _model(settings),
-        "examples": f"{examples:,} training examples",
+        "model": _model(experiment),
+        "examples": f"{int(metrics.value(name, 'train_examples')[0]):,} training examples",
         "length": f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}",
-        "seeds": len(metrics.curve(experiment.name, "train_loss", labels[0]).seeds),
+        "seeds": len(metrics.curve(name, "train_loss", labels[0]).seeds),
         "smoothing": settings.smoothing,
-        "batch_size": settings.batch_size,
+        "steps": f"{int(metrics.curve(name, 'train_loss', labels[0]).steps[-1]):,}",
         "final": final,
+        "order": _in_words(order, final),
+        "largest_class": share,
+        "at_chance": [n for n in final if final[n]["test_accuracy"][1] <= share + 0.05],
+        "below_sgd": order[: order.index("SGD")] if "SGD" in order else None,
+        "equal_length": _equal_length(metrics, name, labels),
+        "masked": _masked(metrics, experiment),
     }
 
 
-def _model(settings: Vision | Language) -> str:
+def _last(metrics: Metrics, experiment: str, label: str) -> dict[str, tuple[float, float, float]]:
+    """The last values: mean, least and largest of the seeds."""
+    found = {}
+    for metric in ("train_loss", "test_accuracy", "attention", "path_length", "step_length"):
+        values = metrics.value(experiment, metric, label)
+        found[metric] = (float(values.mean()), float(values.min()), float(values.max()))
+    return found
+
+
+def _in_words(order: Sequence[str], final: dict[str, Any]) -> str:
+    """An order such as `Adam < SGD ~ SPS`: ~ where the ranges of two neighbours touch."""
+    words = list(order[:1])
+    for low, high in pairwise(order):
+        apart = final[low]["train_loss"][2] < final[high]["train_loss"][1]
+        words += ["<" if apart else "~", high]
+    return " ".join(words)
+
+
+def _equal_length(metrics: Metrics, experiment: str, labels: Sequence[str]) -> tuple[float, float] | None:
+    """SNGD's train loss over SGD's, least and largest of the seeds, where the shorter path of the two ends."""
+    if not {"sgd", "sngd"} <= set(labels):
+        return None
+    ends = [metrics.value(experiment, "path_length", label) for label in ("sgd", "sngd")]
+    at = np.minimum(*ends)[:, None]
+    sgd, sngd = (loss_at_length(metrics, experiment, label, at) for label in ("sgd", "sngd"))
+    ratio = sngd / sgd
+    return (float(ratio.min()), float(ratio.max())) if np.isfinite(ratio).all() else None
+
+
+def _masked(metrics: Metrics, experiment: Runs) -> dict[str, float] | None:
+    """The loss of the pre-training at its beginning and end, and that of guessing every word alike."""
+    for label, optimizer in experiment.optimizers.items():
+        if pretrains(optimizer) and metrics.has(experiment.name, "masked_loss", label):
+            curve = metrics.curve(experiment.name, "masked_loss", label)
+            words = float(metrics.value(experiment.name, "words")[0])
+            ends = {
+                "first": float(curve.values[0, 0]),
+                "last": float(curve.values[0, -1]),
+                "alike": float(np.log(words)),
+            }
+            return {**ends, "steps": float(optimizer.options.steps), "texts": float(optimizer.options.texts)}
+    return None
+
+
+def _data(settings: Vision | Language) -> str:
+    title = settings.facts.title
+    if isinstance(settings, Vision) and settings.pixels is not None:
+        return f"{title} at {settings.size} x {settings.size} pixels"
+    return title
+
+
+def _model(experiment: Runs) -> str:
+    settings = experiment.settings
     if isinstance(settings, Vision):
-        return "ViT"
+        return f"ViT of width {settings.dim}"
     if isinstance(settings.encoder, Scratch):
+        if any(optimizer.start_from for optimizer in experiment.optimizers.values()):
+            return "tiny BERT, pre-trained with masked tokens on generated text, then fine-tuned"
         return "tiny BERT from scratch"
     return settings.encoder if settings.encoder in ENCODERS else Path(settings.encoder).name

@@ -19,9 +19,10 @@ POINTS = 300
 def measure(experiment: Experiment[Deep], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
     """Trailing means of what training recorded by iteration, the rest as it is, and facts of the data.
 
-    Per optimizer: `train_loss`, `gradient_norm`, `step_size` by iteration, `test_accuracy`, `test_loss`,
-    `attention` by epoch, and `diverged_at` if any seed diverged. Of the data: the numbers of training and test
-    examples, the share of the test set's largest class, and the batches per epoch.
+    Per optimizer: `train_loss`, `gradient_norm`, `step_size`, `step_length` and `path_length` by iteration,
+    `test_accuracy`, `test_loss`, `attention` by epoch, and `diverged_at` if any seed diverged; of runs that fill in
+    masked words `masked_loss` instead. Of the data: the numbers of training and test examples and of words, the share
+    of the test set's largest class, and the batches per epoch.
     """
     measured = {label: _measure_run(run.trace, experiment.settings.smoothing) for label, run in runs.items()}
     facts = Trace(data)
@@ -29,18 +30,26 @@ def measure(experiment: Experiment[Deep], data: Mapping[int, Arrays], runs: Mapp
         facts.record(f"{part}_examples", 0, [len(arrays[f"{part}_labels"]) for arrays in data.values()])
     counts = [np.bincount(arrays["test_labels"]) for arrays in data.values()]
     facts.record("largest_class", 0, [count.max() / count.sum() for count in counts])
-    batches = next(iter(runs.values())).trace["batches_per_epoch"]
-    facts.record("batches_per_epoch", 0, batches.values[:, 0])
+    for run in [run for run in runs.values() if "batches_per_epoch" in run.trace][:1]:
+        facts.record("batches_per_epoch", 0, run.trace["batches_per_epoch"].values[:, 0])
+    if all("vocabulary" in arrays for arrays in data.values()):
+        facts.record("words", 0, [float(arrays["vocabulary"]) for arrays in data.values()])
     return {**measured, DATA: facts}
 
 
 def _measure_run(trace: Trace, window: int) -> Trace:
     measured = Trace(trace.seeds)
-    for metric in ITERATION_METRICS:
-        smoothed = trailing_mean(trace[metric], window, POINTS)
-        measured.record(metric, smoothed.steps, smoothed.values)
-    for metric in (*EPOCH_METRICS, *(["diverged_at"] if "diverged_at" in trace else [])):
-        measured.record(metric, trace[metric].steps, trace[metric].values)
+    for metric in (*ITERATION_METRICS, "masked_loss"):
+        if metric in trace:
+            smoothed = trailing_mean(trace[metric], window, POINTS)
+            measured.record(metric, smoothed.steps, smoothed.values)
+    for metric in (*EPOCH_METRICS, "diverged_at"):
+        if metric in trace:
+            measured.record(metric, trace[metric].steps, trace[metric].values)
+    if "step_length" in trace:
+        at = measured["train_loss"].steps
+        walked = np.cumsum(trace["step_length"].values, axis=1)[:, at - 1]
+        measured.record("path_length", at, walked)
     return measured
 
 

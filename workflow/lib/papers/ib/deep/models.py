@@ -14,8 +14,8 @@ from workflow.lib.papers.ib.deep.vit import ViT
 from workflow.lib.plan.model import Experiment
 
 
-def build(experiment: Experiment[Vision | Language], arrays: Arrays) -> nn.Module:
-    """The model with its first weights, drawn from torch's global generator.
+def build(experiment: Experiment[Vision | Language], arrays: Arrays, start: Arrays | None = None) -> nn.Module:
+    """The model with its first weights, drawn from torch's global generator; the encoder from `start` if given.
 
     Its call takes the inputs of a batch and `with_attention`, and returns logits (B, classes) and, if wanted, the
     attention of the class token (layers, B, heads, tokens).
@@ -38,7 +38,7 @@ def build(experiment: Experiment[Vision | Language], arrays: Arrays) -> nn.Modul
     from workflow.lib.papers.ib.deep import bert  # transformers takes three seconds to import
 
     if isinstance(settings.encoder, Scratch):
-        return bert.from_scratch(
+        model = bert.from_scratch(
             vocabulary=int(arrays["vocabulary"]),
             max_length=settings.max_length,
             classes=settings.classes,
@@ -49,7 +49,15 @@ def build(experiment: Experiment[Vision | Language], arrays: Arrays) -> nn.Modul
             initial_deviation=settings.encoder.initial_deviation,
             dropout=settings.dropout,
         )
+        if start is not None:
+            bert.start_from(model, start)
+        return model
     return bert.pretrained(encoder_folder(experiment, settings.encoder), settings.classes, settings.dropout)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Bytes to -1 .. 1: mean 0.5 and standard deviation 0.5 on the scale 0 .. 1."""
+    return images.float().div_(127.5).sub_(1)
 
 
 class Examples:
@@ -67,8 +75,8 @@ class Examples:
         """The inputs of some examples, as the model takes them, and their labels (B,)."""
         found = [array[index] for array in self._arrays]
         labels = self._labels[index].long()
-        if len(found) == 1:  # bytes to -1 .. 1: mean 0.5 and standard deviation 0.5 on the scale 0 .. 1
-            return found[0].float().div_(127.5).sub_(1), labels
+        if len(found) == 1:
+            return scaled(found[0]), labels
         ids, segments, lengths = found
         longest = int(lengths.max())
         return (ids[:, :longest].long(), segments[:, :longest].long(), lengths), labels

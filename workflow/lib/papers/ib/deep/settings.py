@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from workflow.lib.settings import Count, Needs, Positive, Probability, Settings
+from workflow.lib.errors import UserError
+from workflow.lib.settings import Count, Needs, Options, Positive, Probability, Settings
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.model import Optimizer
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ TEXTS = {
     "civil_comments_standin": DataSet("generated stand-in, not Civil Comments", 2, "generated"),
 }
 ENCODERS = ("bert-base-uncased",)
+FEW_TOKENS = 20  # up to here the attention of `stacked` is worth its memory
 
 
 class Deep(Settings):
@@ -51,6 +56,8 @@ class Deep(Settings):
     epochs: passes over the training examples.
     precision: of the forward and backward pass; parameters, gradients and steps are always float32, and
         bfloat16 needs no loss scaling, so that every optimizer sees the gradient it would see otherwise.
+    evaluations: how many times the test set is looked at after the start, evenly in the logarithm of the epoch; every
+        epoch where there are no more.
     smoothing: iterations in the trailing mean of the train loss.
     keep_weights: whether the results hold the final weights.
     """
@@ -63,6 +70,7 @@ class Deep(Settings):
     batch_size: Count
     epochs: Count
     precision: Literal["float32", "bfloat16"]
+    evaluations: Count
     smoothing: Count
     keep_weights: bool
 
@@ -94,6 +102,24 @@ class Deep(Settings):
         """The number of classes."""
         return self.facts.classes
 
+    @property
+    def stackable(self) -> bool:
+        """Whether the runs of several seeds train together: small nets, float32, and nothing drawn during training."""
+        return False
+
+    def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
+        """`fast` where all weights of a run may lie in one tensor, `plain` where a rule tells tensors apart."""
+        traits = optimizer.traits
+        return "fast" if traits.entrywise or traits.one_norm else "plain"
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The epochs after which the test set is looked at, from 0."""
+        if self.evaluations >= self.epochs:
+            return tuple(range(self.epochs + 1))
+        steps = (self.epochs ** (k / max(self.evaluations - 1, 1)) for k in range(self.evaluations))
+        return tuple(sorted({0, *(round(step) for step in steps), self.epochs}))
+
     def downloads(self) -> tuple[str, ...]:
         """The data sets that have to be fetched."""
         return (self.dataset,) if self.facts.origin == "fetched" else ()
@@ -106,12 +132,15 @@ class Deep(Settings):
 class Vision(Deep):
     """A small ViT that classifies images.
 
+    pixels: height and width to which images are averaged down (MNIST after padding to 32 x 32), or at which a stand-in
+        is generated; None for their own size.
     patch: height and width of a patch; dim: embedding dimension; depth: blocks; heads: attention heads;
     dim_head: dimension per head; mlp: hidden width of the perceptrons; dropout: inside the blocks;
     embedding_dropout: after the positional embedding.
     """
 
     dataset: Literal[*IMAGES]  # type: ignore[valid-type]
+    pixels: Count | None
     patch: Count
     dim: Count
     depth: Count
@@ -123,6 +152,8 @@ class Vision(Deep):
 
     @model_validator(mode="after")
     def _patches(self) -> Self:
+        if self.pixels is not None and 32 % self.pixels:
+            raise ValueError(f"pixels: expected a divisor of 32, found {self.pixels}")
         if self.size % self.patch:
             raise ValueError(f"patch: expected a divisor of the image size {self.size}, found {self.patch}")
         return self
@@ -135,11 +166,17 @@ class Vision(Deep):
     @property
     def size(self) -> int:
         """Height and width of the images in pixels."""
-        return IMAGES[self.dataset].size
+        return self.pixels or IMAGES[self.dataset].size
+
+    @property
+    def stackable(self) -> bool:
+        """Whether the runs of several seeds train together."""
+        few = (self.size // self.patch) ** 2 < FEW_TOKENS
+        return few and self.precision == "float32" and not self.dropout and not self.embedding_dropout
 
 
 class Scratch(Settings):
-    """A small BERT trained from scratch: its sizes, and the standard deviation of its first weights."""
+    """A small BERT that is not read from files: its sizes, and the standard deviation of its first weights."""
 
     hidden: Count
     layers: Count
@@ -154,14 +191,38 @@ class Scratch(Settings):
         return self
 
 
+class Masked(Options):
+    """Of an entry whose runs learn to fill in masked words, for others to start from (`start_from`); all or none.
+
+    One net is trained for all seeds, as there is one BERT; its texts are drawn apart from those of the seeds.
+
+    masked: share of the words that are to be found; texts: how many are drawn; steps: of the optimizer, whose rate
+    rises to `lr` over `warm_up` of them and then falls to 0 along a line.
+    """
+
+    masked: Annotated[Positive, Field(le=1)] | None = None
+    texts: Count | None = None
+    steps: Count | None = None
+    warm_up: Count | None = None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        given = [name for name in Masked.model_fields if getattr(self, name) is not None]
+        if given and len(given) < len(Masked.model_fields):
+            raise ValueError(f"{', '.join(Masked.model_fields)}: expected all of them or none, found {given}")
+        return self
+
+
 class Language(Deep):
     """A BERT that classifies texts or pairs of texts.
 
     encoder: the name of a pre-trained encoder that can be fetched, the folder of one in the format of
-        `transformers` (config.json, model.safetensors, tokenizer), or the sizes of one trained from scratch.
+        `transformers` (config.json, model.safetensors, tokenizer), or the sizes of one that is trained here.
     max_length: longest input in tokens; longer ones are cut.
     dropout: None for the encoder's own.
     """
+
+    options: ClassVar[type[Options]] = Masked
 
     dataset: Literal[*TEXTS]  # type: ignore[valid-type]
     encoder: str | Scratch
@@ -174,14 +235,40 @@ class Language(Deep):
             raise ValueError(f"max_length: expected at least 8 tokens, found {self.max_length}")
         if self.standin != isinstance(self.encoder, Scratch):
             raise ValueError(
-                "encoder: a generated data set goes with an encoder from scratch, a real one with a pre-trained "
+                "encoder: a generated data set goes with the sizes of an encoder, a real one with a pre-trained "
                 f"encoder; found the data set {self.dataset!r} with the encoder {self.encoder!r}"
             )
         return self
 
+    @property
+    def stackable(self) -> bool:
+        """Whether the runs of several seeds train together."""
+        return isinstance(self.encoder, Scratch) and self.precision == "float32" and self.dropout == 0
+
+    def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
+        """As all; and runs that learn masked words need a tiny BERT and a rate that can rise and fall."""
+        if pretrains(optimizer):
+            if not isinstance(self.encoder, Scratch):
+                raise UserError(f"masked: expected an encoder given by its sizes; {self.encoder!r} is pre-trained")
+            if "lr" not in optimizer.hyperparameters:
+                raise UserError(f"masked: expected a rule with `lr`, which rises and falls; found {optimizer.rule!r}")
+        return super().route(optimizer)
+
+    def check_start(self, optimizer: Optimizer, start: Optimizer) -> None:
+        """Runs go on from masked words to the classes of the data set, once."""
+        if not pretrains(start):
+            raise UserError(f"expected an entry with `masked`; {start.label!r} learns the classes itself")
+        if pretrains(optimizer):
+            raise UserError("a run with `masked` starts on its own")
+
     def downloads(self) -> tuple[str, ...]:
         """The data set, and the encoder where it is one that can be fetched."""
         return (*super().downloads(), *((self.encoder,) if self.encoder in ENCODERS else ()))  # type: ignore[arg-type]
+
+
+def pretrains(optimizer: Optimizer) -> bool:
+    """Whether the runs of an entry learn to fill in masked words; they are the start of others and no rival."""
+    return isinstance(optimizer.options, Masked) and optimizer.options.masked is not None
 
 
 KINDS: dict[str, type[Settings]] = {"vision": Vision, "language": Language}

@@ -6,6 +6,8 @@ real sets: what is drawn from them says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from workflow.lib.datasets import Sentences
@@ -13,27 +15,28 @@ from workflow.lib.datasets import Sentences
 # ---- images ----
 
 
-def images(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coloured stripes, (count, 3, 32, 32) and labels (count,), both uint8; ten classes in random order.
+def images(rng: np.random.Generator, count: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Stripes on coloured ground, (count, 3, size, size) and labels (count,), both uint8; ten classes in random order.
 
-    The class is the direction of the stripes (label mod 5, steps of 36 degrees, off by 6 degrees on average)
-    together with which of two colours they have on grey (label // 5, of varying strength). Wavelength, phase,
-    contrast, a window that fades them out, and noise are drawn anew for each image and say nothing of the class.
+    The class is the hue of the ground (label mod 5, steps of 72 degrees, off by 20 degrees on average) together with
+    the direction of the stripes (label // 5, one diagonal or the other, off by 12 degrees): as in photographs, colour
+    tells much at once and shape tells the rest. Saturation, wavelength, phase, contrast, a window that fades the
+    stripes out, and noise are drawn anew for each image and say nothing of the class.
     """
     labels = rng.integers(0, 10, count)
-    angle = np.deg2rad(36 * (labels % 5) + rng.normal(0, 8, count))
-    wave = 2 * np.pi / rng.uniform(4, 9, count)
+    hue = np.deg2rad(72 * (labels % 5) + rng.normal(0, 25, count))
+    ground = rng.uniform(0.1, 0.3, count)[:, None] * np.cos(hue[:, None] - np.deg2rad([0, 120, 240]))
+    angle = np.deg2rad(np.where(labels < 5, 45, 135) + rng.normal(0, 15, count))
+    wave = 2 * np.pi / (size * rng.uniform(0.375, 0.75, count))
     phase = rng.uniform(0, 2 * np.pi, count)
-    contrast = rng.uniform(0.25, 0.7, count)
-    centre = rng.uniform(8, 24, (2, count))
-    y, x = (axis[None] for axis in np.indices((32, 32)))
+    contrast = rng.uniform(0.12, 0.35, count)
+    centre = size * rng.uniform(0.25, 0.75, (2, count))
+    y, x = (axis[None] for axis in np.indices((size, size)))
     across = x * _column(np.cos(angle)) + y * _column(np.sin(angle))
-    stripes = np.sin(_column(wave) * across + _column(phase))
+    stripes = _column(contrast) * np.sin(_column(wave) * across + _column(phase))
     distance = (x - _column(centre[0])) ** 2 + (y - _column(centre[1])) ** 2
-    stripes = stripes * _column(contrast) * np.exp(-distance / (2 * 9.0**2))
-    hue = np.where(labels < 5, 1.0, -1.0) * rng.uniform(0.1, 0.9, count)
-    colour = np.stack([0.5 + 0.5 * hue, np.full(count, 0.6), 0.5 - 0.5 * hue], axis=1)
-    picture = 0.5 + 0.5 * stripes[:, None] * colour[:, :, None, None] + rng.normal(0, 0.12, (count, 3, 32, 32))
+    stripes = stripes * np.exp(-distance / (2 * (0.28 * size) ** 2))
+    picture = 0.5 + ground[:, :, None, None] + stripes[:, None] + rng.normal(0, 0.08, (count, 3, size, size))
     return (255 * picture.clip(0, 1)).round().astype(np.uint8), labels.astype(np.uint8)
 
 
@@ -104,15 +107,15 @@ _FILLERS = ["today", "again", "frankly", "indeed", "perhaps", "anyway", "honestl
 
 
 def comments(rng: np.random.Generator, count: int) -> Sentences:
-    """Comments on news, toxic (1) or not (0); about a third are toxic.
+    """Comments on news, toxic (1) or not (0), in equal shares.
 
     Toxic ones call someone names or call a view rude words. The same words stand in harmless comments too,
     quoted or negated ("nobody is a liar here"), and one label in twenty is drawn at random.
     """
-    toxic = rng.random(count) < 0.33
+    toxic = rng.random(count) < 0.5
     texts = [_comment(rng, bool(is_toxic)) for is_toxic in toxic]
     noisy = rng.random(count) < 0.05
-    labels = np.where(noisy, rng.random(count) < 0.33, toxic)
+    labels = np.where(noisy, rng.random(count) < 0.5, toxic)
     return Sentences(texts, None, labels.astype(np.uint8))
 
 
@@ -141,3 +144,13 @@ def _comment(rng: np.random.Generator, toxic: bool) -> str:
     else:
         point = f"what a {one(_POLITE)} {one(_VIEWS)}"
     return f"{opening} {point} {closing}" if rng.random() < 0.5 else f"{point} {closing}"
+
+
+_GRAMMAR = "the a never hardly not is on what you nobody here it at all who said mayor"
+
+
+def words() -> tuple[str, ...]:
+    """Every word that `premises` and `comments` may use, in alphabetical order."""
+    lists: list[Iterable[str]] = [_KINDS, _KINDS.values(), _OPPOSITE, _THINGS, _ADJECTIVES, _PLACES, _DETAILS]
+    lists += [_INSULTS, _RUDE, _TOPICS, _VIEWS, _POLITE, _FILLERS, [_GRAMMAR]]
+    return tuple(sorted({word for texts in lists for text in texts for word in text.split()}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +21,13 @@ class Tokens(NamedTuple):
     lengths: np.ndarray
 
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-_UNKNOWN, _CLS, _SEP = 1, 2, 3
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_UNKNOWN, _CLS, _SEP, MASK = 1, 2, 3, 4
 
 
-def vocabulary(*sets: Sentences) -> dict[str, int]:
-    """Every word of some texts, in alphabetical order after the special tokens."""
-    words = {word for s in sets for text in [*s.first, *(s.second or [])] for word in text.split()}
-    return {word: number for number, word in enumerate([*SPECIAL, *sorted(words)])}
+def vocabulary(words: Iterable[str]) -> dict[str, int]:
+    """Numbers for some words, after the special tokens."""
+    return {word: number for number, word in enumerate([*SPECIAL, *words])}
 
 
 def by_words(texts: Sentences, words: dict[str, int], max_length: int) -> Tokens:

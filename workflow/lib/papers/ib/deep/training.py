@@ -1,110 +1,129 @@
-"""Mini-batch training of a deep net, one seed after another, with checkpoints."""
+"""Mini-batch training of deep nets, with checkpoints."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
 from tqdm import tqdm
 
 from workflow.lib import devices
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
-from workflow.lib.files import Arrays, atomic
-from workflow.lib.papers.ib.deep import models
-from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision
+from workflow.lib.files import Arrays
+from workflow.lib.optim._norms import joint_norm
+from workflow.lib.papers.ib.deep import engines
+from workflow.lib.papers.ib.deep.checkpoint import Checkpoint, signature
+from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision, pretrains
 from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.runs import Trace
-from workflow.lib.streams import Seed
 
 CHECKPOINT_SECONDS = 300.0
-EVALUATION_BATCH = 500
+SHOWN_EVERY = 20  # steps, in the progress bar
 
-ITERATION_METRICS = ("train_loss", "gradient_norm", "step_size")
+ITERATION_METRICS = ("train_loss", "gradient_norm", "step_size", "step_length")
 EPOCH_METRICS = ("test_accuracy", "test_loss", "attention")
 
 
 def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:
-    """Train one optimizer on the seeds of a block, one after another.
+    """Train one optimizer on the seeds of a block: together where their nets are small, else one after another.
 
-    Seeds share nothing, so results do not depend on the block. With the same seed, all optimizers start from
-    the same weights and see the same batches.
+    Seeds share nothing but what they start from, so results do not depend on the block. With the same seed, all
+    optimizers start from the same weights and see the same batches. Entries with `masked` are trained by `pretraining`,
+    and `job.start` holds the encoder that they end with.
 
     Returns:
         A trace with, by iteration (from 1): `train_loss` of the batch before the step, `gradient_norm`,
-        `step_size` (the factor of the gradient, or of Adam's direction); by epoch (from 0): `test_accuracy`,
-        `test_loss`, and `attention`, the class token's largest attention weight (mean over layers, heads, test
-        examples); once: `batches_per_epoch`, and if any seed diverged `diverged_at`, the first iteration with a
-        loss that is no number.
-        And the final weights, if the settings keep them.
+        `step_size` (the factor of the gradient, or of Adam's direction), `step_length` (of the step in all weights);
+        by epoch (from 0): `test_accuracy`, `test_loss`, and `attention`, the class token's largest attention weight
+        (mean over layers, heads, test examples); once: `batches_per_epoch`, and if any seed diverged `diverged_at`,
+        the first iteration with a loss that is no number.
+        And the final weights, if the settings keep them; NaN for a seed that diverged.
 
     Raises:
         UserError: the device is missing or out of memory, or a batch is larger than the training set.
     """
     settings = experiment.settings
     device = devices.choose(job.device)
-    checkpoint = _Checkpoint(job.checkpoint, f"{experiment}{optimizer}{device.type}{torch.__version__}")
-    histories: dict[int, _History] = {}
-    weights: dict[int, Arrays] = {}
-    for number, arrays in data.items():
-        title = f"{experiment.name} {optimizer.label} seed {number}"
+    told = signature(experiment, optimizer, data, job, device.type) if job.checkpoint else ""
+    checkpoint = Checkpoint(job.checkpoint, told)
+    if pretrains(optimizer):
+        from workflow.lib.papers.ib.deep import pretraining  # transformers takes three seconds to import
+
+        return pretraining.train(experiment, optimizer, tuple(data), device, checkpoint)  # type: ignore[arg-type]
+    starts = _starts(job.start, data)
+    numbers = list(data)
+    parts = [numbers] if settings.stackable else [[number] for number in numbers]
+    finished = []
+    for part in parts:
+        many = f"seeds {part[0]}-{part[-1]}" if len(part) > 1 else f"seed {part[0]}"
         with _enough_memory(device, settings.batch_size):
-            saved = checkpoint.load(number)
-            run = _Training(experiment, optimizer, arrays, experiment.seed(number), device, saved)
-            run.to_the_end(lambda state, number=number: checkpoint.save(number, state), title)  # type: ignore[misc]
-        histories[number] = run.history
-        weights[number] = run.weights()
-    trace = _trace(histories, settings)
-    names = weights[next(iter(weights))] if settings.keep_weights else {}
-    return Run(trace, {name: np.stack([weights[number][name] for number in data]) for name in names})
+            begin = {number: engines.First(experiment.seed(number), data[number], starts[number]) for number in part}
+            run = _Training(experiment, optimizer, begin, device)
+            if saved := checkpoint.load(part[0]):
+                run.restore(saved)
+            run.to_the_end(
+                lambda state, part=part: checkpoint.save(part[0], state),  # type: ignore[misc]
+                f"{experiment.name} {optimizer.label} {many}",
+            )
+        finished.append((run.history, run.engine.weights() if settings.keep_weights else {}))
+    trace = _trace(numbers, [history for history, _ in finished], settings)
+    names = finished[0][1]
+    return Run(trace, {name: np.concatenate([weights[name] for _, weights in finished]) for name in names})
+
+
+def _starts(start: Arrays | None, data: Mapping[int, Arrays]) -> dict[int, Arrays | None]:
+    """What each seed starts from."""
+    if start is None:
+        return dict.fromkeys(data)
+    return {number: {name: array[row] for name, array in start.items()} for row, number in enumerate(data)}
 
 
 @dataclass
 class _History:
-    """What one seed recorded: metric -> values, in order."""
+    """What R runs recorded: metric -> one row (R,) per iteration or evaluation; and where each diverged (R,)."""
 
     batches_per_epoch: int
-    diverged_at: float = math.nan
-    values: dict[str, list[float]] = field(default_factory=lambda: {m: [] for m in ITERATION_METRICS + EPOCH_METRICS})
+    diverged_at: np.ndarray
+    values: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {metric: [] for metric in ITERATION_METRICS + EPOCH_METRICS}
+    )
+
+    def array(self, metric: str) -> np.ndarray:
+        """Shape (R, n)."""
+        rows = self.values[metric]
+        return np.stack(rows, axis=1) if rows else np.empty((len(self.diverged_at), 0))
 
 
 class _Training:
-    """The training of one seed; `state` is all that is needed to go on from where it stands."""
+    """The training of one or more runs; `state` is all that is needed to go on from where it stands."""
 
     def __init__(
         self,
         experiment: Experiment[Vision | Language],
         optimizer: Optimizer,
-        arrays: Arrays,
-        seed: Seed,
+        runs: Mapping[int, engines.First],
         device: torch.device,
-        saved: Mapping[str, Any] | None,
     ) -> None:
         self.settings = experiment.settings
-        self.seed = seed
+        self.seeds = {number: run.seed for number, run in runs.items()}
         self.device = device
-        torch.manual_seed(int(seed.sequence("weights and dropout").generate_state(1)[0]))
-        self.model: nn.Module = models.build(experiment, arrays).to(device)
-        self.optimizer = optimizer.build(self.model.parameters())
-        self.examples = {part: models.Examples(arrays, part, device) for part in ("train", "test")}
-        count, size = len(self.examples["train"]), self.settings.batch_size
+        self.engine = engines.build(experiment, list(runs.values()), device)
+        if isinstance(self.engine, engines.Stack) and self.settings.route(optimizer) == "plain":
+            self.engine.separate()
+        self.optimizer = optimizer.build(self.engine.leaves, stacked=self.engine.stacked)
+        count, size = self.engine.examples["train"], self.settings.batch_size
         if size > count:
             raise UserError(f"batch_size: expected at most the {count:,} training examples, found {size:,}")
-        self.history = _History(math.ceil(count / size))
+        self.history = _History(math.ceil(count / size), np.full(len(runs), np.nan))
         self.iteration = 0
-        if saved is not None:
-            self._restore(saved)
 
     @property
     def iterations(self) -> int:
@@ -113,165 +132,124 @@ class _Training:
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch is done and evaluated, or the loss is no number any more."""
-        done = len(self.history.values["test_accuracy"]) == self.settings.epochs + 1
-        return done or not math.isnan(self.history.diverged_at)
+        """Whether the last epoch is done and evaluated, or no loss is a number any more."""
+        done = len(self.history.values["test_accuracy"]) == len(self.settings.evaluated)
+        return done or not np.isnan(self.history.diverged_at).any()
 
-    def to_the_end(self, save: Any, title: str) -> None:
-        """Train and evaluate; call `save(state)` after each epoch and every few minutes."""
+    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str) -> None:
+        """Train and evaluate; call `save(state)` after each evaluation and every few minutes."""
         if self.finished:
             return
-        per_epoch = self.history.batches_per_epoch
+        per_epoch, evaluated = self.history.batches_per_epoch, set(self.settings.evaluated)
         saved_at = time.monotonic()
         quiet = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates; a log file needs few
         with tqdm(total=self.iterations, initial=self.iteration, desc=title, unit="step", mininterval=quiet) as bar:
             if not self.history.values["test_accuracy"]:
                 self._evaluate()
             while not self.finished:
-                order = self._order(self.iteration // per_epoch)
-                for index in order[self.iteration % per_epoch :]:
-                    loss = self._step(index)
+                epoch, place = divmod(self.iteration, per_epoch)
+                for index in self._order(epoch)[place:]:
+                    self._step(index)
                     bar.update()
-                    if not math.isfinite(loss):
-                        self.history.diverged_at = self.iteration
+                    if self.iteration % SHOWN_EVERY == 1:
+                        bar.set_postfix_str(f"loss {self._running_loss():.3g}, {self.device.type}", refresh=False)
+                    if self.finished:
                         bar.set_postfix_str("diverged")
                         break
                     if time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.iteration % per_epoch:
                         save(self.state())
                         saved_at = time.monotonic()
                 else:
+                    if epoch + 1 not in evaluated:
+                        continue
                     self._evaluate()
-                    last = {name: self.history.values[name][-1] for name in ("train_loss", "test_accuracy")}
-                    bar.set_postfix(last, refresh=False)
                 save(self.state())
                 saved_at = time.monotonic()
 
+    def _running_loss(self) -> float:
+        """The mean loss of the last steps and all runs."""
+        return float(np.mean(self.history.values["train_loss"][-SHOWN_EVERY:]))
+
     def _order(self, epoch: int) -> tuple[torch.Tensor, ...]:
-        """The batches of an epoch: a new order each time, the same for every optimizer."""
-        order = self.seed.generator(f"order of epoch {epoch}").permutation(len(self.examples["train"]))
-        return torch.split(torch.from_numpy(order).to(self.device), self.settings.batch_size)
-
-    def _step(self, index: torch.Tensor) -> float:
-        """One step of the optimizer on one batch; returns the batch's loss before it."""
-        self.model.train()
-        inputs, labels = self.examples["train"].batch(index)
-
-        def closure() -> torch.Tensor:
-            self.optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                logits, _ = self.model(inputs)
-            loss = F.cross_entropy(logits.float(), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        loss = self.optimizer.step(closure)  # type: ignore[arg-type]
-        assert loss is not None
-        self.iteration += 1
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        group = self.optimizer.param_groups[0]
-        size = next(group[key] for key in ("step_size_taken", "lr") if key in group)
-        record = torch.stack(
-            [torch.as_tensor(x, device=self.device, dtype=torch.float32).detach() for x in (loss, norm, size)]
-        )
-        for name, value in zip(ITERATION_METRICS, record.tolist(), strict=True):
-            self.history.values[name].append(value)
-        return self.history.values["train_loss"][-1]
+        """The batches of an epoch, each (R, B): a new order each time, the same for every optimizer."""
+        count = self.engine.examples["train"]
+        orders = [seed.generator(f"order of epoch {epoch}").permutation(count) for seed in self.seeds.values()]
+        return torch.split(torch.from_numpy(np.stack(orders)).to(self.device), self.settings.batch_size, dim=1)
 
     @torch.no_grad()
+    def _step(self, index: torch.Tensor) -> None:
+        """One step of the optimizer on one batch of each run."""
+        before = [leaf.clone() for leaf in self.engine.leaves]
+
+        def closure() -> torch.Tensor:
+            losses = self.engine.losses(index)
+            return losses if self.engine.stacked else losses[0]
+
+        losses = torch.as_tensor(self.optimizer.step(closure)).reshape(-1)  # type: ignore[arg-type]
+        self.iteration += 1
+        group = self.optimizer.param_groups[0]
+        size = next(group[key] for key in ("step_size_taken", "lr") if key in group)
+        gradients = [leaf.grad for leaf in self.engine.leaves if leaf.grad is not None]
+        torch._foreach_sub_(before, self.engine.leaves)
+        lengths = [joint_norm(tensors, self.engine.stacked) for tensors in (gradients, before)]
+        record = (
+            torch.stack(
+                [
+                    torch.as_tensor(x, device=self.device, dtype=torch.float32).expand_as(losses)
+                    for x in (losses, lengths[0], size, lengths[1])
+                ]
+            )
+            .cpu()
+            .numpy()
+            .astype(np.float64)
+        )
+        for name, row in zip(ITERATION_METRICS, record, strict=True):
+            self.history.values[name].append(row)
+        lost = ~np.isfinite(record[0]) & np.isnan(self.history.diverged_at)
+        for run in np.flatnonzero(lost):
+            self.history.diverged_at[run] = self.iteration
+            self.engine.stop(int(run))
+            print(f"seed {list(self.seeds)[run]} diverged: no loss at iteration {self.iteration}", file=sys.stderr)
+
     def _evaluate(self) -> None:
         """Accuracy, loss and class-token attention on the test set, in evaluation mode."""
-        self.model.eval()
-        test = self.examples["test"]
-        correct = loss = attention = torch.zeros((), device=self.device, dtype=torch.float64)
-        for index in torch.split(torch.arange(len(test), device=self.device), EVALUATION_BATCH):
-            inputs, labels = test.batch(index)
-            with self._autocast():
-                logits, rows = self.model(inputs, with_attention=True)
-            correct = correct + (logits.argmax(1) == labels).sum()
-            loss = loss + F.cross_entropy(logits.double(), labels, reduction="sum")
-            attention = attention + rows.amax(-1).double().mean((0, 2)).sum()
-        for name, total in zip(EPOCH_METRICS, (correct, loss, attention), strict=True):
-            self.history.values[name].append(float(total) / len(test))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
-
-    def weights(self) -> Arrays:
-        """The weights by name."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.model.state_dict().items()}
+        for name, value in self.engine.evaluate()._asdict().items():
+            self.history.values[name].append(value.cpu().numpy())
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
         return {
             "iteration": self.iteration,
-            "model": self.model.state_dict(),
+            "engine": self.engine.state(),
             "optimizer": self.optimizer.state_dict(),
-            "generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
-            "values": self.history.values,
-            "diverged_at": self.history.diverged_at,
+            "values": {name: torch.from_numpy(self.history.array(name)) for name in self.history.values},
+            "diverged_at": torch.from_numpy(self.history.diverged_at),
         }
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
         self.iteration = state["iteration"]
-        self.model.load_state_dict(state["model"])
+        self.engine.restore(state["engine"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
-        if state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"])
-        self.history.values = state["values"]
-        self.history.diverged_at = state["diverged_at"]
+        self.history.values = {name: list(array.numpy().T) for name, array in state["values"].items()}
+        self.history.diverged_at = state["diverged_at"].numpy()
 
 
-class _Checkpoint:
-    """A file that keeps the state of every seed of the block that was begun."""
-
-    def __init__(self, path: Path | None, signature: str) -> None:
-        self._path = path
-        self._signature = hashlib.sha256(signature.encode()).hexdigest()
-        self._states: dict[int, Any] = {}
-        if path is None or not path.is_file():
-            return
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            same = found["signature"] == self._signature
-        except Exception as error:  # torch raises many kinds, all about the same file
-            raise UserError(
-                f"{path}: this checkpoint cannot be read ({str(error).splitlines()[0]}). "
-                "Delete it to begin the training anew."
-            ) from error
-        if same:
-            self._states = found["states"]
-            print(f"going on from the checkpoint {path}", file=sys.stderr)
-        else:
-            print(f"the checkpoint {path} is of other settings; beginning anew", file=sys.stderr)
-
-    def load(self, seed: int) -> Mapping[str, Any] | None:
-        """The state of a seed, or None if it was not begun."""
-        return self._states.get(seed)
-
-    def save(self, seed: int, state: dict[str, Any]) -> None:
-        """Keep the state of a seed beside those of the others."""
-        if self._path is None:
-            return
-        self._states[seed] = state
-        with atomic(self._path) as temporary:
-            torch.save({"signature": self._signature, "states": self._states}, temporary)
-
-
-def _trace(histories: Mapping[int, _History], settings: Deep) -> Trace:
-    trace = Trace(histories)
-    per_epoch = next(iter(histories.values())).batches_per_epoch
-    lengths = {name: (1, settings.epochs * per_epoch) for name in ITERATION_METRICS}
-    lengths |= {name: (0, settings.epochs) for name in EPOCH_METRICS}
-    for name, (first, last) in lengths.items():
-        rows = np.full((len(histories), last - first + 1), np.nan)
-        for row, history in zip(rows, histories.values(), strict=True):
-            values = np.array(history.values[name])
-            row[: len(values)] = np.where(np.isfinite(values), values, np.nan)
-        trace.record(name, np.arange(first, last + 1), rows)
-    diverged = [history.diverged_at for history in histories.values()]
+def _trace(seeds: Sequence[int], histories: Sequence[_History], settings: Deep) -> Trace:
+    trace = Trace(seeds)
+    per_epoch = histories[0].batches_per_epoch
+    diverged = np.concatenate([history.diverged_at for history in histories])
+    iterations, epochs = np.arange(1, settings.epochs * per_epoch + 1), np.array(settings.evaluated)
+    for names, steps, per_step in ((ITERATION_METRICS, iterations, 1), (EPOCH_METRICS, epochs, per_epoch)):
+        for name in names:
+            rows = np.full((len(seeds), len(steps)), np.nan)
+            first = 0
+            for history in histories:
+                found = history.array(name)
+                rows[first : first + len(found), : found.shape[1]] = found
+                first += len(found)
+            past = steps * per_step >= diverged[:, None]  # false where nothing diverged
+            trace.record(name, steps, np.where(np.isfinite(rows) & ~past, rows, np.nan))
     if not np.isnan(diverged).all():
         trace.record("diverged_at", 0, diverged)
     trace.record("batches_per_epoch", 0, float(per_epoch))

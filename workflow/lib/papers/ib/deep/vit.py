@@ -13,6 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
 
 
+def shifted_patches(images: Tensor, patch: int) -> Tensor:
+    """An image and its four one-pixel shifts, cut into patches: (B, channels, height, width) -> (B, patches, W)."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1))
+    corners = ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))  # unshifted, left, right, up, down
+    shifted = [padded[..., y : y + height, x : x + width] for y, x in corners]
+    # (B, W, patches): as fast as a reshape, and shorter.
+    return F.unfold(torch.cat(shifted, dim=1), patch, stride=patch).transpose(1, 2)
+
+
 class ShiftedPatches(nn.Module):
     """An image and its four one-pixel shifts, cut into patches, normalised and embedded."""
 
@@ -25,13 +35,7 @@ class ShiftedPatches(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, height, width) -> (B, patches, D)."""
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (1, 1, 1, 1))
-        corners = ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))  # unshifted, left, right, up, down
-        shifted = [padded[..., y : y + height, x : x + width] for y, x in corners]
-        # (B, width, patches): as fast as a reshape, and shorter.
-        patches = F.unfold(torch.cat(shifted, dim=1), self.patch, stride=self.patch)
-        embedded: Tensor = self.embed(self.norm(patches.transpose(1, 2)))
+        embedded: Tensor = self.embed(self.norm(shifted_patches(images, self.patch)))
         return embedded
 
 

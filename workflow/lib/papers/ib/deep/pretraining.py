@@ -1,0 +1,144 @@
+"""Masked-token training of a tiny BERT on generated texts, which fine-tuning then starts from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
+from tqdm import tqdm
+from transformers import BertConfig, BertForMaskedLM
+
+from workflow.lib.contract import Run
+from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep.checkpoint import Checkpoint
+from workflow.lib.papers.ib.deep.data import unlabelled
+from workflow.lib.papers.ib.deep.settings import Language, Masked, Scratch
+from workflow.lib.papers.ib.deep.texts import MASK, SPECIAL
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.runs import Trace
+
+SAVED_EVERY = 100  # steps
+SHOWN_EVERY = 20
+FROM_SEED = 0  # one net for all seeds, from streams of their own
+
+
+def train(
+    experiment: Experiment[Language, Masked],
+    optimizer: Optimizer[Masked],
+    seeds: tuple[int, ...],
+    device: torch.device,
+    checkpoint: Checkpoint,
+) -> Run:
+    """Train one net and give it to every seed.
+
+    Returns:
+        A trace with `masked_loss` by iteration (from 1), of the batch before the step, NaN from where it is no number,
+        and the encoder's weights by the names of `transformers.BertModel`.
+    """
+    run = Pretraining(experiment, optimizer, device)
+    if saved := checkpoint.load(FROM_SEED):
+        run.restore(saved)
+    title = f"{experiment.name} {optimizer.label}, one net for all seeds"
+    run.to_the_end(lambda state: checkpoint.save(FROM_SEED, state), title)
+    trace = Trace(seeds)
+    trace.record_run({"masked_loss": np.tile(run.losses, (len(seeds), 1))}, np.arange(1, run.steps + 1))
+    return Run(trace, {name: np.stack([array] * len(seeds)) for name, array in run.encoder().items()})
+
+
+class Pretraining:
+    """One tiny BERT learns to fill in masked words; `state` is all that is needed to go on from where it stands.
+
+    Of the words that are to be found 80 % are masked, 10 % are another word, 10 % are shown as they are.
+    """
+
+    def __init__(
+        self, experiment: Experiment[Language, Masked], optimizer: Optimizer[Masked], device: torch.device
+    ) -> None:
+        settings, options = experiment.settings, optimizer.options
+        sizes = settings.encoder
+        assert isinstance(sizes, Scratch)
+        assert options.texts is not None and options.steps is not None  # noqa: PT018  (all or none)
+        assert options.masked is not None and options.warm_up is not None  # noqa: PT018
+        self.seed = experiment.seed(FROM_SEED)
+        arrays = unlabelled(settings, self.seed, options.texts)
+        self.vocabulary = int(arrays["vocabulary"])
+        self.texts = [torch.from_numpy(arrays[name]).long().to(device) for name in ("ids", "segments", "lengths")]
+        torch.manual_seed(int(self.seed.sequence("weights before masked words").generate_state(1)[0]))
+        self.model = BertForMaskedLM(
+            BertConfig(  # type: ignore[call-arg]
+                vocab_size=self.vocabulary,
+                hidden_size=sizes.hidden,
+                num_hidden_layers=sizes.layers,
+                num_attention_heads=sizes.heads,
+                intermediate_size=sizes.mlp,
+                max_position_embeddings=settings.max_length,
+                initializer_range=sizes.initial_deviation,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        ).to(device)  # type: ignore[arg-type]
+        self.optimizer = optimizer.build(self.model.parameters())
+        self.rate, self.warm_up = optimizer.hyperparameters["lr"], options.warm_up
+        self.steps, self.batch_size, self.masked = options.steps, settings.batch_size, options.masked
+        self.losses: list[float] = []
+
+    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str) -> None:
+        """Train; call `save(state)` now and then. A loss that is no number ends the training."""
+        quiet = 0.1 if sys.stderr.isatty() else 10.0
+        with tqdm(total=self.steps, initial=len(self.losses), desc=title, unit="step", mininterval=quiet) as bar:
+            while len(self.losses) < self.steps:
+                self.losses.append(self._step(len(self.losses)))
+                bar.update()
+                if not np.isfinite(self.losses[-1]):
+                    print(f"the training diverged: no loss at iteration {len(self.losses)}", file=sys.stderr)
+                    self.losses += [np.nan] * (self.steps - len(self.losses))
+                if len(self.losses) % SHOWN_EVERY == 1:
+                    bar.set_postfix_str(f"loss {np.mean(self.losses[-SHOWN_EVERY:]):.3g}", refresh=False)
+                if len(self.losses) % SAVED_EVERY == 0:
+                    save(self.state())
+
+    def encoder(self) -> Arrays:
+        """The encoder's weights."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.model.bert.state_dict().items()}
+
+    def _step(self, number: int) -> float:
+        ids, segments, seen, hidden, wanted = self._batch(self.seed.generator(f"masked words of step {number}"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min((number + 1) / self.warm_up, 1 - number / self.steps)
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            found = self.model.bert(ids, seen, segments).last_hidden_state[hidden]
+            loss = F.cross_entropy(self.model.cls(found), wanted)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        return float(self.optimizer.step(closure))  # type: ignore[arg-type]
+
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Masked ids, segments, what is no padding, what is to be found, each (B, T), and the words wanted there."""
+        index = torch.from_numpy(rng.integers(0, len(self.texts[0]), self.batch_size))
+        ids, segments, lengths = (array[index] for array in self.texts)
+        longest = int(lengths.max())
+        ids, segments = ids[:, :longest], segments[:, :longest]
+        seen = torch.arange(longest, device=ids.device) < lengths[:, None]
+        draws = torch.from_numpy(rng.random((2, *ids.shape))).to(ids.device)
+        hidden = (draws[0] < self.masked) & (ids >= len(SPECIAL))
+        others = torch.from_numpy(rng.integers(len(SPECIAL), self.vocabulary, ids.shape)).to(ids.device)
+        shown = torch.where(draws[1] < 0.8, torch.full_like(ids, MASK), torch.where(draws[1] < 0.9, others, ids))
+        return torch.where(hidden, shown, ids), segments, seen.long(), hidden, ids[hidden]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses = list(state["losses"])

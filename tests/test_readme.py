@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from tests.conftest import ROOT, snakemake
+from tests.conftest import ROOT, snakemake, stage
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
 
@@ -45,3 +45,7 @@ def test_the_overlay_is_a_plan() -> None:
     assert "long_run" not in paper.experiments
     assert paper.figure("extra_wide").experiments == ("wide",)
     assert paper.experiment("two_stage").optimizer("ngd").given["lr"].source == "user"
+
+
+def test_the_matrix_of_the_docs_is_what_the_command_prints() -> None:
+    assert stage("matrix").stdout.strip() in (ROOT / "docs" / "optimizers.md").read_text()

@@ -17,6 +17,7 @@ from workflow.lib.captions import render
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.max_margin import max_margin
+from workflow.lib.optim.traits import Traits
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.claims import CLAIMS, below_gd
 from workflow.lib.papers.ib.synthetic.data import generate
@@ -272,6 +273,27 @@ def test_a_random_start_of_adam_is_the_matrix_itself() -> None:
     start = initial(data[1], 5, made.seed(1))
     moved = np.abs(found.parameters["final_key_query"][1] - start)
     assert moved.max() == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_class_from_elsewhere_that_shrinks_is_right_from_a_random_start() -> None:
+    shrinking = {"rule": "tests.test_ib_synthetic.Shrinking", "lr": 0.5, "iterations": 10}
+    made = experiment("fixed_decoder", {**TINY, "initial_norm": 5}, mine=shrinking)
+    assert made.optimizers["mine"].traits.rotations
+    outside = run(made, "mine").parameters["outside_key_query"]
+    assert outside[:, -1] == pytest.approx(outside[:, 0] / 2**10, rel=1e-9)
+
+
+class Shrinking(torch.optim.SGD):
+    """Half of W is lost in every step."""
+
+    traits = Traits(rotations=True)
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.detach().mul_(0.5)
+        return loss
 
 
 def test_led_ngd_tells_u_from_w_in_one_group_too() -> None:

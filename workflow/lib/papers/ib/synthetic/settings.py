@@ -82,10 +82,15 @@ class Sequences(Settings):
         return {"": self}
 
     def route(self, optimizer: Optimizer[Any]) -> Literal["fast", "plain"]:
-        """Fast in the coordinates of the gradients' span, which only rules that commute with rotations may use."""
+        """Fast in the coordinates of the gradients' span, which only rules that commute with rotations may use.
+
+        A class from elsewhere may also shrink what a start has outside the span, so from there it takes the plain path.
+        """
+        fast = optimizer.traits.rotations
         if "." in optimizer.rule:
             _try_a_step(optimizer, [(3, 3), (3,)] if isinstance(self, Joint) else [(3, 3)])
-        return "fast" if optimizer.traits.rotations else "plain"
+            fast = fast and not any(settings.initial_norm for settings in self.variants().values())
+        return "fast" if fast else "plain"
 
 
 class FixedDecoder(Sequences):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from workflow.lib.papers.scb.metrics import measure
 from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.papers.scb.training import train
-from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.matrix import ELSEWHERE, example
+from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.runs import DATA, Metrics, NotRecordedError
 
 FAST = {"boosting": {"lr": 0.1}}
@@ -131,12 +132,22 @@ def test_expected_directions_are_the_gradients_of_the_population_loss() -> None:
 def test_the_switch_keeps_outliers_and_shares_the_rest() -> None:
     attention = np.random.default_rng(0).normal(0.01, 1e-4, (2, 3, 100))
     attention[0, 0, [4, 7]] += 0.1
-    switched = problem.switch(attention, 4.5, None)
+    switched = problem.switch(attention, "robust_deviations", 2, 4.5)
     np.testing.assert_array_equal(np.flatnonzero(switched[0, 0]), [4, 7])
     np.testing.assert_allclose(switched.sum(axis=-1), 1)
     np.testing.assert_array_equal(switched[1, 2], np.full(100, 0.01))
-    np.testing.assert_allclose(columns(switched[0]), plain.switch(columns(attention[0]), 4.5), atol=1e-15)
-    assert (problem.switch(attention, None, 0.05)[0, 0] != 0).sum() == 2
+    assert (problem.switch(attention, "threshold", 2, 0.05)[0, 0] != 0).sum() == 2
+    assert (problem.switch(attention, "share_of_largest", 2, 0.5)[0, 0] != 0).sum() == 2
+
+
+def test_the_switch_sees_entries_below_the_rest() -> None:
+    attention = np.random.default_rng(0).normal(0.01, 1e-4, (3, 100))
+    attention[1, [4, 7]] -= 0.005
+    switched = problem.switch(attention, "largest_deviations", 2)
+    np.testing.assert_array_equal(np.flatnonzero(switched[1]), [4, 7])
+    np.testing.assert_allclose(switched.sum(axis=-1), 1)
+    assert set(np.flatnonzero(problem.switch(attention, "largest", 2)[1])).isdisjoint({4, 7})
+    np.testing.assert_allclose(columns(switched), plain.switch(columns(attention), 2), atol=1e-15)
 
 
 def test_rounding_keeps_the_largest() -> None:
@@ -264,8 +275,9 @@ def test_gradients_are_those_of_autograd(states: int, sparse: bool) -> None:
     if sparse:
         attention *= generator.random(attention.shape) < 0.04
     found = np.zeros_like(attention), np.zeros_like(value)
-    loss = Batches(p, 50, e.seed(1), "test").gradients(attention, value, *found)
-    batch = Batches(p, 50, e.seed(1), "test").draw()
+    batches = Batches(p, 50, e.seed(1), "test")
+    batch = batches.draw()
+    loss = batches.gradients(attention, value, *found)
     A = torch.from_numpy(columns(attention)).requires_grad_()
     V = torch.from_numpy(columns(value)).requires_grad_()
     expected = plain.batch_loss(batch, A, V)
@@ -326,8 +338,7 @@ def test_trajectories_equal_the_direct_transcription(label: str, penalty: float)
         streams = [Batches(p, 64, e.seed(number), purpose) for purpose in ("boosting batches", "batches")]
         states = [(columns(p.uniform), columns(p.memoryless))]
         states += plain.descend((streams[0].draw() for _ in range(80)), *states[0], p.stationary, 0.1, 0)
-        start = (plain.switch(states[-1][0], 4.5), states[-1][1])
-        assert (start[0] != 0).sum(axis=0).min() < 10, "the switch found nothing: this test would miss its point"
+        start = (plain.switch(states[-1][0], 2), states[-1][1])
         states += plain.descend((streams[1].draw() for _ in range(60)), *start, p.stationary, 0.02, penalty)
         np.testing.assert_allclose(run.parameters["attention"][row], columns(states[-1][0]), atol=1e-9)
         np.testing.assert_allclose(run.parameters["value"][row], columns(states[-1][1]), atol=1e-9)
@@ -350,6 +361,59 @@ def test_any_torch_optimizer_runs_and_agrees_where_it_is_the_same_rule() -> None
         A, V = A - 0.001 * grad_A, V - 0.001 * grad_V
     np.testing.assert_allclose(run.parameters["attention"][0], columns(A), atol=1e-12)
     np.testing.assert_allclose(run.parameters["value"][0], columns(V), atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [*optim.names(), *ELSEWHERE])
+@pytest.mark.parametrize("kind", ["scratch", "softmax", "switched"])
+def test_every_rule_follows_its_plain_twin(rule: str, kind: str) -> None:
+    """Autograd through dense one-hot matrices, a seed at a time, the rule on its own tensors of one run."""
+    settings = {"positions": 12, "iterations": 7, "boosting_steps": 3, "batch_size": 6, "support": 2}
+    e = experiment(optimizers=FAST, **settings)
+    # LBFGS divides by small differences of gradients, so that rounding grows with every evaluation.
+    own = {"preconditioned_prox": {"penalty": 0.2}, "torch.optim.LBFGS": {"max_iter": 3}}
+    o = example(e, rule, **own.get(rule, {}))
+    chosen = {
+        "boosting": False,
+        "switch": kind == "switched",
+        "attention": "softmax" if kind == "softmax" else "linear",
+    }
+    o = o.model_copy(update={"options": RunOptions(**chosen)})
+    data = {number: generate(e, e.seed(number)) for number in (0, 1)}
+    start = runs(e, data, "boosting")["boosting"].parameters if kind == "switched" else None
+    run = train(e, o, data, Job(start=start))
+    for row, number in enumerate(data):
+        p = Problem.stacked([data[number]], 12).one(0)
+        A, V = torch.from_numpy(p.uniform.copy()), torch.from_numpy(p.memoryless)
+        if kind == "softmax":
+            A = torch.zeros_like(A)
+        if start is not None:
+            A = torch.from_numpy(columns(plain.switch(columns(start["attention"][row]), 2)))
+            V = torch.from_numpy(start["value"][row].copy())
+        follow(o, p, [Batches(p, 6, e.seed(number), name) for name in ("boosting batches", "batches")], A, V, kind)
+        found = torch.softmax(A, dim=-1) if kind == "softmax" else A
+        np.testing.assert_allclose(run.parameters["attention"][row], found.detach().numpy(), rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(run.parameters["value"][row], V.detach().numpy(), rtol=1e-8, atol=1e-12)
+
+
+def follow(
+    o: Optimizer[RunOptions], p: Problem, streams: Sequence[Batches], A: torch.Tensor, V: torch.Tensor, kind: str
+) -> None:
+    """Let a rule move the rows of A (or its logits) and V in place for the steps of one run."""
+    groups: list[dict[str, Any]] = [{"params": [A.requires_grad_()]}, {"params": [V.requires_grad_()]}]
+    if o.rule == "preconditioned_prox":
+        groups[0]["weights"] = torch.from_numpy(p.stationary)
+        groups[1] |= {"weights": groups[0]["weights"], "keep_mean": True, "penalty": 0.0}
+    stepper = optim.build(o.rule, groups, **o.hyperparameters)
+    for step in range(3 if kind == "switched" else 0, 7):
+        batch = streams[step >= 3].draw()
+
+        def closure(batch: plain.Batch = batch) -> torch.Tensor:
+            stepper.zero_grad()
+            loss = plain.batch_loss(batch, (torch.softmax(A, dim=-1) if kind == "softmax" else A).T, V.T)
+            loss.backward()
+            return loss.detach()
+
+        stepper.step(closure)
 
 
 def test_softmax_attention_follows_autograd() -> None:
@@ -502,6 +566,11 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 # ---- settings ----
 
 
+def test_entries_that_cannot_run_are_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match="raw_small: switch: only runs that go on from boosted ones"):
+        experiment(optimizers={"raw_small": {"switch": True}})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -514,8 +583,8 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
             "boosting_steps: the switch lies beyond the end; expected at most iterations = 1000",
         ),
         ({"rounding_steps": 700}, "rounding_steps: expected at most iterations - boosting_steps = 600, found 700"),
-        ({"switch_threshold": 0.1}, "expected a number for one and null for the other; found 4.5 and 0.1"),
-        ({"switch_deviations": None}, "expected a number for one and null for the other; found None and None"),
+        ({"switch_level": 0.1}, "switch_level: expected null for the rule largest_deviations; found 0.1"),
+        ({"switch_rule": "threshold"}, "switch_level: expected a number for the rule threshold; found None"),
         ({"minimum_correlation": 0.5}, "minimum_correlation: expected at most 0.333"),
         ({"minimum_correlation": -1}, r"minimum_correlation: .*greater than or equal to 0"),
         ({"transition": [[0.5, 0.5], [0.5, 0.5]]}, r"transition: expected 3 rows \(states\), found 2"),
@@ -546,6 +615,7 @@ def test_bad_settings_are_refused_by_name(changes: Mapping[str, Any], message: s
         ({"attention": "softmax"}, "prox.start_from: softmax attention starts from scratch"),
         ({"boosting": True}, "boosting: these runs end before the switch"),
         ({"attention": "softmax", "rounding": True}, "rounding: only linear attention"),
+        ({"start_from": "raw_small"}, "prox.start_from: expected runs with `boosting`"),
         ({"lambda": 0.3}, "unknown hyper-parameter 'lambda'"),
     ],
 )

@@ -48,7 +48,7 @@ def direct(experiment: Runs, label: str, boosting: int, after: int) -> None:
     A, V = problem.uniform.T.copy(), problem.memoryless.T.copy()
     batches = sampled(experiment, problem, "boosting batches", boosting)
     A, V = plain.descend(batches, A, V, mu, experiment.optimizers["boosting"].hyperparameters["lr"], 0)[-1]
-    A = plain.switch(A, settings.switch_deviations)
+    A = plain.switch(A, settings.support)
     batches = sampled(experiment, problem, "batches", after)
     plain.descend(batches, A, V, mu, hyperparameters["lr"], hyperparameters["penalty"])
 

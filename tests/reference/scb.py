@@ -92,17 +92,13 @@ def proximal(A: np.ndarray, threshold: float) -> np.ndarray:
     return A
 
 
-def switch(A: np.ndarray, deviations: float) -> np.ndarray:
-    """Keep what exceeds the median by some robust standard deviations, column by column."""
-    A = A.copy()
+def switch(A: np.ndarray, count: int) -> np.ndarray:
+    """Keep the entries that are farthest from 1/T, column by column, and share out what is missing to a sum of 1."""
+    switched = np.zeros_like(A)
     for k, column in enumerate(A.T):
-        spread = 1.4826 * np.median(np.abs(column - np.median(column)))
-        kept = column > np.median(column) + deviations * spread
-        if kept.any():
-            A[:, k] = np.where(kept, column + (1 - column[kept].sum()) / kept.sum(), 0)
-        else:
-            A[:, k] = 1 / len(column)
-    return A
+        kept = np.argsort(np.abs(column - 1 / len(column)))[-count:]
+        switched[kept, k] = column[kept] + (1 - column[kept].sum()) / count
+    return switched
 
 
 def descend(

@@ -52,8 +52,9 @@ def gradient_errors(
 ) -> dict[str, float]:
     """The compiled gradients of a batch against the direct ones, and those against central differences."""
     compiled = np.zeros_like(attention), np.zeros_like(value)
-    Batches(problem, settings.batch_size, seed, "checks").gradients(attention, value, *compiled)
-    batch = Batches(problem, settings.batch_size, seed, "checks").draw()
+    batches = Batches(problem, settings.batch_size, seed, "checks")
+    batch = batches.draw()
+    batches.gradients(attention, value, *compiled)
     _, *direct = direct_gradients(batch, attention, value)
     generator = seed.generator("check directions")
     step, worst = 1e-5, 0.0
@@ -78,6 +79,7 @@ def sampling_errors(
     loss, chunk = 0.0, (np.zeros_like(attention), np.zeros_like(value))
     rounds = -(-settings.samples // _CHUNK)
     for _ in range(rounds):
+        batches.draw()
         loss += batches.gradients(attention, value, *chunk) / rounds
         for total, part in zip(sums, chunk, strict=True):
             total += part / rounds

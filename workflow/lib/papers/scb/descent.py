@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,11 @@ from workflow.lib.files import Arrays
 from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.problem import Problem
+from workflow.lib.plan.model import Optimizer
 from workflow.lib.streams import Seed
+
+Evaluate = Callable[[], np.ndarray]
+Update = Callable[[Evaluate], np.ndarray]
 
 # A batch loss starts below 1/2; beyond this a run counts as diverged.
 DIVERGED = 1e6
@@ -46,7 +50,7 @@ class Batches:
     def gradients(
         self, attention: np.ndarray, value: np.ndarray, attention_gradient: np.ndarray, value_gradient: np.ndarray
     ) -> float:
-        """The loss on the next batch; its gradients are written into the last two arguments.
+        """The loss on the batch drawn last; its gradients are written into the last two arguments.
 
         Args:
             attention: shape (N, T).
@@ -54,7 +58,7 @@ class Batches:
             attention_gradient: shape (N, T).
             value_gradient: shape (N, N).
         """
-        return kernels.gradients(*self.draw(), attention, value, attention_gradient, value_gradient)
+        return kernels.gradients(*self._batch, attention, value, attention_gradient, value_gradient)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -97,13 +101,12 @@ class Descent:
         """The attention, shape (runs, N, T)."""
         return softmax(self.free) if self.logits else self.free
 
-    def run(
-        self, update: Callable[[], None], batches: Sequence[Batches], first: int, last: int, *, fixed: bool = False
-    ) -> None:
+    def run(self, update: Update, batches: Sequence[Batches], first: int, last: int, *, fixed: bool = False) -> None:
         """Take the steps first, ..., last - 1 and record on the way.
 
         Args:
-            update: moves `free` and `value` in place along their gradients.
+            update: moves `free` and `value` in place; it gets a function that writes their gradients on the step's
+                batch and returns the losses, and returns the losses before the step.
             batches: the stream of each run.
             first: number of steps taken before.
             last: number of steps taken after.
@@ -111,24 +114,28 @@ class Descent:
         """
         with np.errstate(all="ignore"):  # a diverging run overflows; that is noted, not an error
             for step in range(first, last):
-                attention = self.attention
-                losses = np.array(
-                    [
-                        stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
-                        for i, stream in enumerate(batches)
-                    ]
-                )
+                for stream in batches:
+                    stream.draw()
+                before = self.free.copy() if fixed else None
+                losses = update(lambda: self._evaluate(batches))
                 self.diverged_at[np.isnan(self.diverged_at) & ~(losses < DIVERGED)] = step
                 self._losses.append(losses)
-                if self.logits:
-                    weighted = attention * self.free_gradient
-                    self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
-                before = self.free.copy() if fixed else None
-                update()
                 if before is not None:
                     self.free[:] = before
                 if (step + 1) % self.every == 0 or step + 1 == last:
                     self.record(step + 1)
+
+    def _evaluate(self, batches: Sequence[Batches]) -> np.ndarray:
+        """The losses (runs,) on the batches drawn last; the gradients are written."""
+        attention = self.attention
+        losses = [
+            stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
+            for i, stream in enumerate(batches)
+        ]
+        if self.logits:
+            weighted = attention * self.free_gradient
+            self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
+        return np.array(losses)
 
     def record(self, step: int) -> None:
         """Record the state after `step` steps."""
@@ -147,39 +154,46 @@ class Descent:
         return {"steps": steps, **metrics}
 
 
-def preconditioned_prox(
-    descent: Descent, *, lr: float, penalty: float = 0.0, attention_factor: float = 1.0
-) -> Callable[[], None]:
+def preconditioned_prox(descent: Descent, *, lr: float, penalty: float = 0.0, attention_factor: float = 1.0) -> Update:
     """The update of the optimizer `preconditioned_prox`, in NumPy: importing torch takes longer than most runs."""
     weights = descent.problem.stationary
 
-    def update() -> None:
+    def update(evaluate: Evaluate) -> np.ndarray:
+        losses = evaluate()
         # Run by run, because the arrays of a single one stay in the cache.
         for free, gradient, mu in zip(descent.free, descent.free_gradient, weights, strict=True):
-            size = lr * attention_factor
-            free[:] = proximal_step(free, gradient, lr=size, penalty=penalty, weights=mu)
+            free[:] = proximal_step(free, gradient, lr=lr * attention_factor, penalty=penalty, weights=mu)
         descent.value[:] = proximal_step(
             descent.value, descent.value_gradient, lr=lr, penalty=0.0, weights=weights, keep_mean=True
         )
+        return losses
 
     return update
 
 
-def any_optimizer(
-    descent: Descent, build: Callable[..., Any], hyperparameters: Mapping[str, Any], attention_factor: float = 1.0
-) -> Callable[[], None]:
-    """The update of any optimizer in torch, on the same memory; it gets the plain gradients."""
+def any_optimizer(descent: Descent, optimizer: Optimizer, attention_factor: float = 1.0) -> Update:
+    """The update of any optimizer in torch, on the same memory; it gets the plain gradients, and losses (runs,).
+
+    A rule that evaluates its closure again within a step gets the same batch again.
+    """
     import torch
 
     parameters = [torch.from_numpy(descent.free), torch.from_numpy(descent.value)]
     for parameter, gradient in zip(parameters, (descent.free_gradient, descent.value_gradient), strict=True):
         parameter.grad = torch.from_numpy(gradient)
-    groups: list[dict[str, Any]] = [{"params": [parameters[0]]}, {"params": [parameters[1]]}]
+    groups: list[dict[str, Any]] = [{"params": [parameter]} for parameter in parameters]
     if attention_factor != 1:
-        groups[0]["lr"] = hyperparameters["lr"] * attention_factor
-    optimizer = build(groups, stacked=True)
+        groups[0]["lr"] = optimizer.hyperparameters["lr"] * attention_factor
+    stepper = optimizer.build(groups, stacked=True)
 
-    def update() -> None:
-        optimizer.step()
+    def update(evaluate: Evaluate) -> np.ndarray:
+        losses = []
+
+        def closure() -> torch.Tensor:
+            losses.append(evaluate())
+            return torch.from_numpy(losses[-1])
+
+        stepper.step(closure)  # type: ignore[arg-type]
+        return losses[0]
 
     return update

@@ -8,11 +8,19 @@ import numpy as np
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers.scb.problem import Problem, population_path, rounded
-from workflow.lib.papers.scb.settings import Bigram, Checks, RunOptions
+from workflow.lib.papers.scb.problem import Problem, kept_entries, population_path, rounded
+from workflow.lib.papers.scb.settings import Bigram, Checks, RunOptions, SwitchRule
 from workflow.lib.plan.model import Experiment, Optimizer
 from workflow.lib.runs import DATA, Trace
 
+# The rules of the switch that are compared at the end of every boosting stage, with their levels.
+SWITCHES: dict[str, tuple[SwitchRule, float | None]] = {
+    "robust_deviations_4.5": ("robust_deviations", 4.5),
+    "robust_deviations_6": ("robust_deviations", 6.0),
+    "share_of_largest_0.5": ("share_of_largest", 0.5),
+    "largest": ("largest", None),
+    "largest_deviations": ("largest_deviations", None),
+}
 # Whole matrices are kept for heat maps up to this many positions.
 DRAWABLE = 200
 
@@ -25,9 +33,10 @@ def measure(
     Per optimizer: what training recorded, for runs that go on from others with what these recorded before;
     `value_alignment_population` and `attention_alignment_population`, the path of the same steps on the population loss
     (projected preconditioned runs of linear attention); `attention_distance_rounded` of the final attention cut to its
-    Q largest entries; for short sequences the final matrices `attention`, at index (k, t), and `value`, at index
-    (m, n). Of the data: `k_p`, `k_q`, `floor`, `start_loss`, `stationary` at index m, the true matrices under the same
-    names, and the results of the checks.
+    Q largest entries; of boosting runs `switch_exact`, at the index of each rule of `SWITCHES`: 1 where what it would
+    keep are the true positions; for short sequences the final matrices `attention`, at index (k, t), and `value`, at
+    index (m, n). Of the data: `k_p`, `k_q`, `floor`, `start_loss`, `stationary` at index m, the true matrices under the
+    same names, and the results of the checks.
     """
     settings = experiment.settings
     problem = Problem.stacked(data.values(), settings.positions)
@@ -59,6 +68,10 @@ def _measure_run(
         cut = rounded(attention, settings.support)
     end = settings.boosting_steps if optimizer.options.boosting else settings.iterations
     trace.record("attention_distance_rounded", end, problem.squared_distance(cut, problem.attention))
+    if optimizer.options.boosting:
+        for name, (rule, level) in SWITCHES.items():
+            kept = kept_entries(attention, rule, settings.support, level)
+            trace.record("switch_exact", end, (kept == (problem.attention != 0)).all(axis=(1, 2)), index=name)
     _record_matrices(trace, end, attention, run.parameters["value"])
     rules = [experiment.optimizers[name] for name in (*experiment.before(label), label)]
     if all(o.rule == "preconditioned_prox" and o.options.attention == "linear" for o in rules):

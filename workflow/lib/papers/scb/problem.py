@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from workflow.lib.files import Arrays
+from workflow.lib.papers.scb.settings import SwitchRule
 
 
 def stationary(transition: object) -> np.ndarray:
@@ -171,32 +172,53 @@ class Problem:
         return np.asarray((np.stack(ranks, axis=-1) <= width).mean(axis=(-2, -1)))
 
 
-def switch(attention: np.ndarray, deviations: float | None, threshold: float | None) -> np.ndarray:
-    """The stage switch: keep large entries, zero the rest, share out what is missing to a sum of 1.
+def switch(attention: np.ndarray, rule: SwitchRule, width: int, level: float | None = None) -> np.ndarray:
+    """The stage switch: keep some entries, zero the rest, share out what is missing to a sum of 1.
 
     Args:
         attention: shape (..., T).
-        deviations: keep what exceeds the median by so many robust standard deviations (1.4826 MAD) ...
-        threshold: ... or, when that is None, what exceeds this.
+        rule: which entries are kept; see `kept_entries`.
+        width: the number of true positions.
+        level: of rules that have one.
 
     Returns:
         The same shape; a row of which nothing is kept becomes uniform.
     """
-    if deviations is not None:
+    return _filled_up(attention, kept_entries(attention, rule, width, level))
+
+
+def kept_entries(attention: np.ndarray, rule: SwitchRule, width: int, level: float | None = None) -> np.ndarray:
+    """Which entries of attention (..., T) a rule of the switch keeps (docs/papers/scb.md, section 5).
+
+    `largest_deviations`, the `width` entries of a row that are farthest from 1/T; `largest`, the `width` largest;
+    `robust_deviations`, what exceeds the row's median by `level` robust standard deviations (1.4826 MAD);
+    `share_of_largest`, what exceeds `level` times the row's largest entry; `threshold`, what exceeds `level`.
+    """
+    if rule == "largest_deviations":
+        return _largest(np.abs(attention - 1 / attention.shape[-1]), width)
+    if rule == "largest":
+        return _largest(attention, width)
+    assert level is not None, rule
+    if rule == "robust_deviations":
         middle = np.median(attention, axis=-1, keepdims=True)
         spread = np.median(np.abs(attention - middle), axis=-1, keepdims=True)
-        kept = attention > middle + deviations * 1.4826 * spread
-    else:
-        kept = attention > threshold
-    return _filled_up(attention, kept)
+        return np.asarray(attention > middle + level * 1.4826 * spread)
+    if rule == "share_of_largest":
+        return np.asarray(attention > level * attention.max(axis=-1, keepdims=True))
+    return np.asarray(attention > level)
 
 
 def rounded(attention: np.ndarray, width: int) -> np.ndarray:
     """Keep the `width` largest entries of each row (..., T) and scale them to a sum of 1."""
-    largest = np.argpartition(attention, -width, axis=-1)[..., -width:]
-    kept = np.zeros_like(attention)
-    np.put_along_axis(kept, largest, np.take_along_axis(attention, largest, axis=-1), axis=-1)
+    kept = np.where(_largest(attention, width), attention, 0.0)
     return kept / kept.sum(axis=-1, keepdims=True)
+
+
+def _largest(heights: np.ndarray, width: int) -> np.ndarray:
+    """Where the `width` largest entries of each row are, shape (..., T)."""
+    where = np.zeros(heights.shape, dtype=bool)
+    np.put_along_axis(where, np.argpartition(heights, -width, axis=-1)[..., -width:], True, axis=-1)
+    return where
 
 
 def _filled_up(attention: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from workflow.lib.settings import Count, Index, Needs, NonNegative, Options, Pos
 if TYPE_CHECKING:
     from workflow.lib.plan.model import Optimizer
 
+SwitchRule = Literal["largest_deviations", "largest", "robust_deviations", "share_of_largest", "threshold"]
+
 
 class RunOptions(Options):
     """What an optimizer entry says beyond its step rule.
@@ -48,8 +50,8 @@ class Bigram(Settings):
     Dirichlet distribution until the correlation K_P reaches `minimum_correlation`. The weights of the positions
     are equal when `weight_concentration` is null, else Dirichlet.
 
-    The first stage, boosting, ends after `boosting_steps`. At the switch the attention keeps what exceeds either
-    `switch_threshold` or the median by `switch_deviations` robust standard deviations; one of the two is null.
+    The first stage, boosting, ends after `boosting_steps`. At the switch each row of the attention keeps the entries
+    that `switch_rule` says (`problem.kept_entries`), some rules by a `switch_level`, which is null for the others.
     """
 
     options = RunOptions
@@ -60,8 +62,8 @@ class Bigram(Settings):
     batch_size: Count
     iterations: Count
     boosting_steps: Index
-    switch_deviations: Positive | None
-    switch_threshold: Positive | None
+    switch_rule: SwitchRule
+    switch_level: Positive | None
     rounding_steps: Index
     transition: list[list[NonNegative]] | None
     transition_concentration: Positive
@@ -103,10 +105,10 @@ class Bigram(Settings):
                 f"rounding_steps: expected at most iterations - boosting_steps = "
                 f"{self.iterations - self.boosting_steps}, found {self.rounding_steps}"
             )
-        if (self.switch_deviations is None) == (self.switch_threshold is None):
+        if self.switch_rule.startswith("largest") != (self.switch_level is None):
+            expected = "null" if self.switch_level is not None else "a number"
             raise ValueError(
-                "switch_deviations, switch_threshold: expected a number for one and null for the other; "
-                f"found {self.switch_deviations} and {self.switch_threshold}"
+                f"switch_level: expected {expected} for the rule {self.switch_rule}; found {self.switch_level}"
             )
         if self.transition is not None and len(self.transition) != self.states:
             raise ValueError(f"transition: expected {self.states} rows (states), found {len(self.transition)}")
@@ -117,6 +119,14 @@ class Bigram(Settings):
                 f"drawn; found {self.minimum_correlation}"
             )
         return self
+
+    def route(self, optimizer: Optimizer[RunOptions]) -> Literal["fast", "plain"]:
+        """Fast for every rule: the compiled gradients are those of A (or its logits) and V as they are."""
+        if optimizer.options.switch and optimizer.start_from is None:
+            raise UserError("switch: only runs that go on from boosted ones (start_from) go through the switch")
+        if optimizer.options.attention_factor != 1 and "lr" not in optimizer.hyperparameters:
+            raise UserError(f"attention_factor: the rule {optimizer.rule} has no lr that it could multiply")
+        return "fast"
 
     def check_start(self, optimizer: Optimizer[RunOptions], start: Optimizer[RunOptions]) -> None:
         """Runs go on from boosting ones, with linear attention and all that was learned."""

@@ -37,7 +37,7 @@ def train(
     trace = Trace(data)
     attention, value = _start(problem, options, job.start)
     if options.switch:
-        attention = switch(attention, settings.switch_deviations, settings.switch_threshold)
+        attention = switch(attention, settings.switch_rule, settings.support, settings.switch_level)
         kept = attention != 0
         trace.record_array("kept", settings.boosting_steps, kept.sum(axis=-1))
         trace.record("support_exact", settings.boosting_steps, (kept == (problem.attention != 0)).all(axis=(1, 2)))
@@ -46,7 +46,7 @@ def train(
     if optimizer.rule == "preconditioned_prox":
         update = preconditioned_prox(descent, **optimizer.hyperparameters, attention_factor=options.attention_factor)
     else:
-        update = any_optimizer(descent, optimizer.build, optimizer.hyperparameters, options.attention_factor)
+        update = any_optimizer(descent, optimizer, options.attention_factor)
 
     def batches(purpose: str) -> list[Batches]:
         return [

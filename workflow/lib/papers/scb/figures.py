@@ -2,64 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from workflow.lib.contract import Draw, Drawing
-from workflow.lib.papers.scb.claims import first_found
+from workflow.lib.look import Look, looks
+from workflow.lib.papers.scb.claims import ahead, first_found
+from workflow.lib.papers.scb.metrics import SWITCHES
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
-from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
+from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plotting import GREY, Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import DATA, Curve, Metrics
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Bigram, RunOptions]
 
-COLOURS = {
-    "prox": BLUE, "sgd_large": RED, "sgd_small": ORANGE, "prox_literal": GREEN, "prox_absolute": SKY,
-    "no_switch": PINK, "raw_large": GREY, "raw_small": "black", "softmax": "#882255", "linear": BLUE,
-}  # fmt: skip
-# Dashes for curves that lie on others.
-DASHES = {"prox_literal": (0, (4, 3)), "no_switch": (0, (4, 3)), "raw_small": (0, (1, 2))}
-# Metric -> what it is the distance to, and its symbol.
-DISTANCES = {"value_distance": ("P", r"\|V-P\|_\mu^2"), "attention_distance": ("Q", r"\|A-Q\|_\mu^2")}
+WIDTH = 6.75  # inches: both columns of a page
+TOP = 20  # distances over their start are drawn up to here
+DOTTED = (0, (1, 1.3))
+# Metric -> what it is the distance to, and that distance over its start.
+DISTANCES = {
+    "value_distance": ("P", r"$\|V-P\|_\mu^2\,/\,K_P$"),
+    "attention_distance": ("Q", r"$\|A-Q\|_\mu^2\,/\,K_Q$"),
+}
+ALIGNMENTS = {"value_alignment": r"$\alpha_V$", "attention_alignment": r"$\alpha_A$"}
+ALIGNED = {"value_alignment": "V", "attention_alignment": "A"}
 
 
-def _distance(metric: str) -> str:
-    target, symbol = DISTANCES[metric]
-    return f"distance to ${target}$: ${symbol}$"
+# ---- names, looks, seeds ----
 
 
-def _relative(metric: str) -> str:
-    target, symbol = DISTANCES[metric]
-    return f"${symbol} / K_{target}$"
+def _described(optimizers: Sequence[Optimizer[RunOptions]]) -> str:
+    """What a legend calls an optimizer of one experiment, or of several that differ in its step."""
+    first, options = optimizers[0], optimizers[0].options
+    sizes = " / ".join(dict.fromkeys(f"{o.hyperparameters['lr']:g}" for o in optimizers if "lr" in o.hyperparameters))
+    if options.attention == "softmax":
+        return "softmax model"
+    if first.rule == "gd":
+        return f"plain SGD, η = {sizes}"
+    if first.rule != "preconditioned_prox":
+        return first.label
+    if options.pretrained:
+        return f"θ = {options.pretrained:g}"
+    penalty = first.hyperparameters["penalty"]
+    kind = f"prox, λ = {penalty:g}" if penalty else "SGD"
+    return f"{kind}{'' if options.switch else ', no switch'}, η = {sizes}"
 
 
-def _colour(label: str, index: int) -> str:
-    return COLOURS.get(label, CYCLE[index % len(CYCLE)])
+def _looks(*experiments: Runs, without: Sequence[str] = ()) -> dict[str, Look]:
+    """One look for each optimizer of some experiments, by label; boosting is the first part of others' curves.
+
+    An optimizer looks the same with and without some others.
+    """
+    found: dict[str, list[Optimizer[RunOptions]]] = {}
+    for experiment in experiments:
+        for label, optimizer in experiment.optimizers.items():
+            if not optimizer.options.boosting:
+                found.setdefault(label, []).append(optimizer)
+    names = {label: _described(optimizers) for label, optimizers in found.items()}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
+    names = {label: f"{name} ({label})" if name in twice else name for label, name in names.items()}
+    together = experiments[0].model_copy(update={"optimizers": {label: o[0] for label, o in found.items()}})
+    return {label: look for label, look in looks(together, names).items() if label not in without}
 
 
-def _name(experiment: Runs, label: str) -> str:
-    """An optimizer as a legend shows it."""
-    optimizer = experiment.optimizer(label)
-    size = rf"$\eta_2={optimizer.hyperparameters.get('lr', float('nan')):g}$"
-    penalty = optimizer.hyperparameters.get("penalty", 0)
-    if optimizer.rule == "gd":
-        return f"raw SGD, {size}"
-    if optimizer.rule != "preconditioned_prox":
-        return label
-    if penalty:
-        return rf"prox, {size}, $\lambda={penalty:g}$"
-    return f"SGD, {size}" + ("" if optimizer.options.switch else ", no switch")
-
-
-def _drawn(experiment: Runs) -> list[str]:
-    """The optimizers whose runs go to the end; the boosting runs are the first part of others."""
-    return [label for label, optimizer in experiment.optimizers.items() if not optimizer.options.boosting]
+def _seeds(metrics: Metrics, experiment: Runs) -> tuple[int, ...]:
+    return metrics.curve(experiment.name, "k_p").seeds
 
 
 def _right(metrics: Metrics, experiment: Runs) -> np.ndarray:
@@ -70,197 +85,285 @@ def _right(metrics: Metrics, experiment: Runs) -> np.ndarray:
     return np.ones(len(_seeds(metrics, experiment)), dtype=bool)
 
 
-def _seeds(metrics: Metrics, experiment: Runs) -> tuple[int, ...]:
-    return metrics.curve(experiment.name, "k_p").seeds
-
-
 def _chosen(seeds: Sequence[int], chosen: np.ndarray) -> list[int]:
     """The seeds that are chosen."""
     return [seed for seed, wanted in zip(seeds, chosen, strict=True) if wanted]
 
 
-def _part(curve: Curve, chosen: np.ndarray) -> Curve:
-    """The curves of some seeds."""
-    return Curve(tuple(_chosen(curve.seeds, chosen)), curve.steps, curve.values[chosen])
+def _median(values: np.ndarray) -> np.ndarray:
+    """The median over seeds (first dimension), where what diverged counts as infinite; NaN where that is the median."""
+    middle = np.median(np.where(np.isnan(values), np.inf, values), axis=0)
+    return np.where(np.isinf(middle), np.nan, middle)
 
 
-def _lines(
-    sheet: Sheet,
-    ax: Axes,
-    panel: str,
-    metrics: Metrics,
-    experiment: Runs,
-    metric: str,
-    labels: Sequence[str],
-    *,
-    log: bool = True,
-    relative: bool = False,
-) -> None:
-    """Mean and range of the seeds with the right support; the others as thin dotted lines.
-
-    `relative` divides each seed's curve by its start.
-    """
-    right = _right(metrics, experiment)
-    for index, label in enumerate(labels):
-        curve = metrics.curve(experiment.name, metric, label)
-        if relative:
-            curve = Curve(curve.seeds, curve.steps, curve.values / curve.at(0)[:, None])
-        name, colour = _name(experiment, label), _colour(label, index)
-        if right.any():
-            style: dict[str, Any] = {"color": colour, "label": name, "linestyle": DASHES.get(label, "-")}
-            sheet.band(ax, panel, name, _part(curve, right), geometric=log, **style)
-        wrong = _part(curve, ~right)
-        for seed, values in zip(wrong.seeds, wrong.values, strict=True):
-            series = f"{name}, seed {seed} (wrong support)"
-            style = {"color": colour, "linestyle": ":", "linewidth": 0.9, "label": None if right.any() else name}
-            sheet.line(ax, panel, series, curve.steps, values, **style)
-    if log:
-        ax.set_yscale("log")
-    ax.set_xlabel("iteration")
-
-
-def _mark_switch(ax: Axes, experiment: Runs) -> None:
-    ax.axvline(experiment.settings.boosting_steps, color=GREY, linestyle="--", linewidth=0.8)
-
-
-def _legend(sheet: Sheet, ax: Axes, columns: int) -> None:
-    """One legend above all panels, with each name once."""
-    handles, names = ax.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    names, handles = list(unique.keys())[::-1], list(unique.values())[::-1]  # the method first, though drawn last
-    sheet.figure.legend(handles, names, loc="outside upper center", ncols=columns)
-
-
-def _facts(metrics: Metrics, experiment: Runs) -> dict[str, Any]:
-    """What every caption of a distance figure says."""
+def _facts(metrics: Metrics, experiment: Runs, found: Mapping[str, Look]) -> dict[str, Any]:
+    """What every caption of a distance figure says: seeds, and medians over all seeds at the end over the start."""
     right, seeds = _right(metrics, experiment), _seeds(metrics, experiment)
-    finals = {
-        label: {
-            name: metrics.value(experiment.name, metric, label)[right]
-            for name, metric in (("d_v", "value_distance"), ("d_a", "attention_distance"))
-        }
-        for label in _drawn(experiment)
-    }
-    alignment = metrics.value(experiment.name, "value_alignment", _drawn(experiment)[0])
+    finals: dict[str, list[str]] = {}
+    for label, look in found.items():
+        curves = [metrics.curve(experiment.name, metric, label) for metric in DISTANCES]
+        middles = [float(_median(curve.final() / curve.at(0))) for curve in curves]
+        finals[look.name] = ["diverged" if np.isnan(middle) else f"{middle:.2g}" for middle in middles]
     return {
         "seeds": len(seeds),
         "right": int(right.sum()),
         "wrong_seeds": _chosen(seeds, ~right),
-        "mirrored_seeds": _chosen(seeds, alignment < 0),
         "switch_step": experiment.settings.boosting_steps,
         "minimum_correlation": experiment.settings.minimum_correlation,
-        "finals": {
-            label: {name: f"{np.median(v):.2g}" if v.size else "none" for name, v in values.items()}
-            for label, values in finals.items()
-        },
+        "finals": finals,
+        "diverged": _diverged(metrics, experiment, found),
     }
+
+
+def _diverged(metrics: Metrics, experiment: Runs, found: Mapping[str, Look]) -> dict[str, tuple[int, int, int]]:
+    """How many seeds of an optimizer diverge, and the first and last step at which one does."""
+    steps = {
+        look.name: metrics.value(experiment.name, "diverged_at", label)
+        for label, look in found.items()
+        if metrics.has(experiment.name, "diverged_at", label)
+    }
+    return {name: (int((~np.isnan(at)).sum()), int(np.nanmin(at)), int(np.nanmax(at))) for name, at in steps.items()}
 
 
 # ---- distances ----
 
 
+def _distances(
+    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Runs, metric: str, found: Mapping[str, Look],
+    wide: str = "",
+) -> None:  # fmt: skip
+    """A distance over its start: every seed as a thin line, dotted with a wrong support, and their median.
+
+    What diverges or rises above `TOP` ends there with a cross. `wide` is a label whose median lies under others.
+    """
+    right = _right(metrics, experiment)
+    for label, look in found.items():
+        if label not in experiment.optimizers:
+            continue
+        curve = metrics.curve(experiment.name, metric, label)
+        values = curve.values / curve.at(0)[:, None]
+        gone = np.logical_or.accumulate(~(values <= TOP), axis=1)
+        values = np.where(gone, np.nan, values)
+        diverged = np.full(len(curve.seeds), np.nan)
+        if metrics.has(experiment.name, "diverged_at", label):
+            diverged = metrics.value(experiment.name, "diverged_at", label)
+        for index, seed in enumerate(curve.seeds):
+            dotted = experiment.optimizers[label].options.switch and not right[index]
+            series = f"{label}, seed {seed}" + (" (wrong support)" if dotted else "")
+            style = {"color": look.color, "linewidth": 0.8 if dotted else 0.5, "linestyle": DOTTED if dotted else "-"}
+            sheet.line(ax, panel, series, curve.steps, values[index], **style, alpha=0.6)
+            if gone[index].any() or not np.isnan(diverged[index]):
+                last = np.flatnonzero(~gone[index]).max()
+                at = curve.steps[last] if gone[index].any() else diverged[index]
+                style = {"marker": "x", "color": look.color, "markersize": 5, "clip_on": False, "zorder": 5}
+                ax.plot(at, values[index, last], linestyle="none", **style)
+                sheet.record(panel, f"{label}, seed {seed}, lost", [at], [values[index, last]])
+        style = {**look.line, "linewidth": 3.6 if label == wide else 1.8}
+        sheet.line(ax, panel, f"{label}, median", curve.steps, _median(values), **style)
+    ax.set(yscale="log", xlim=(0, experiment.settings.iterations))
+    ax.axvline(experiment.settings.boosting_steps, color=GREY, linestyle="--", linewidth=0.7)
+
+
+def _legend(sheet: Sheet, columns: int, *more: Line2D, title: str | None = None) -> None:
+    """One legend above all panels, with each name once."""
+    unique: dict[str, Any] = {}
+    for ax in sheet.panels.ravel():
+        handles, names = ax.get_legend_handles_labels()
+        unique |= {name: handle for name, handle in zip(names, handles, strict=True) if name not in unique}
+    unique |= {str(line.get_label()): line for line in more}
+    sheet.figure.legend(
+        list(unique.values()), list(unique), loc="outside upper center", ncols=columns, fontsize=7.5, title=title,
+        title_fontsize=8.5,
+    )  # fmt: skip
+
+
+def _sample(label: str, **style: Any) -> Line2D:
+    """A line for legends alone."""
+    return Line2D([], [], **{"color": GREY, "linewidth": 0.6, **style}, label=label)
+
+
+def _seed_lines() -> list[Line2D]:
+    """What thin lines mean, for legends."""
+    return [_sample("one seed"), _sample("one seed, wrong support", linestyle=DOTTED)]
+
+
+# Drawn in extra_baselines.
+OTHER_READINGS = ("prox_literal", "prox_absolute", "no_switch")
+
+
 @FIGURES("fig1")
-def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Distances in the paper's setting, with the printed lambda beside ours."""
-    return _distances(metrics, experiment, ["sgd_large", "prox_literal", "sgd_small", "prox"])
+def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
+    """Distances with the printed steps, and with steps ten times as large; every seed."""
+    sheet = Sheet(2, 2, size=(WIDTH, 5.7), sharex=True)
+    found = _looks(printed, tenfold, without=OTHER_READINGS)
+    for row, experiment, told in zip(sheet.panels, (printed, tenfold), ("printed steps", "steps × 10"), strict=True):
+        right = _right(metrics, experiment)
+        for ax, metric in zip(row, DISTANCES, strict=True):
+            _distances(sheet, ax, f"{metric}, {told}", metrics, experiment, metric, found)
+            ax.set(ylabel=DISTANCES[metric][1], title=f"{told}: distance to {DISTANCES[metric][0]}")
+        note = f"support right in\n{right.sum()} of {right.size} seeds"
+        row[1].text(0.04, 0.06, note, transform=row[1].transAxes, fontsize=7.5)
+    for ax in sheet.panels[1]:
+        ax.set_xlabel("steps")
+    for column in sheet.panels.T:
+        low = min(ax.get_ylim()[0] for ax in column)
+        for ax in column:
+            ax.set_ylim(low, 1.5 * TOP)
+    sheet.figure.align_ylabels()
+    letter(sheet.panels)
+    cross = _sample("diverges or leaves the frame", marker="x", linestyle="none", markersize=5)
+    _legend(sheet, 3, *_seed_lines(), cross)
+    facts = {
+        "printed": _facts(metrics, printed, {k: v for k, v in found.items() if k in printed.optimizers}),
+        "left_out": [n for n in OTHER_READINGS if n in printed.optimizers],
+    }
+    return Drawing(
+        sheet.figure,
+        sheet.table,
+        {**facts, "tenfold": _facts(metrics, tenfold, {k: v for k, v in found.items() if k in tenfold.optimizers})},
+    )
 
 
 @FIGURES("fig3")
 @FIGURES("fig4")
 @FIGURES("fig5")
 @FIGURES("fig6")
-def substitute(metrics: Metrics, experiment: Runs) -> Drawing:
-    """The same in another setting, in the place of one that is unknown."""
-    drawing = _distances(metrics, experiment, ["sgd_large", "sgd_small", "prox"])
-    settings = experiment.settings
-    title = (
-        f"substitute: the paper's setting is unknown; here N = {settings.states}, Q = {settings.support}, "
-        f"T = {settings.positions}, B = {settings.batch_size}"
-    )
-    drawing.figure.text(0.995, 0.003, title, ha="right", va="bottom", fontsize=7, color=GREY)
-    drawing.figure.get_layout_engine().set(rect=(0, 0.02, 1, 0.98))  # type: ignore[union-attr, call-arg]
-    return drawing
-
-
-def _distances(metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> Drawing:
-    """A single run on linear axes as in the paper, then all seeds on linear and on logarithmic ones.
-
-    All seeds are drawn relative to their start, because K_P differs from seed to seed.
-    """
-    sheet = Sheet(3, 2, size=(8.2, 8.2), sharex=True)
-    labels = [*labels, *(label for label in _drawn(experiment) if label not in COLOURS)]
-    right = _right(metrics, experiment)
-    single = int(right.argmax())
-    for column, metric in enumerate(DISTANCES):
-        one, band, log = sheet.panels[:, column]
-        _one_run(sheet, one, metrics, experiment, metric, labels, single)
-        for ax, scale in ((band, "linear"), (log, "log")):
-            panel = f"{metric} over its start, all seeds, {scale}"
-            _lines(sheet, ax, panel, metrics, experiment, metric, labels, log=scale == "log", relative=True)
-            ax.set_ylabel("relative to its start: " + _relative(metric))
-        band.set_title(
-            f"{right.sum()} of {right.size} seeds: mean and range" + (", others dotted" if not right.all() else "")
-        )
-        band.set_ylim(0, None)
-        band.set_xlabel("")
-        log.set_title("the same, log scale")
-        for ax in (one, band, log):
-            _mark_switch(ax, experiment)
-    sheet.figure.align_ylabels()
-    sheet.panels[0, 0].set_xlim(0, experiment.settings.iterations)
+def substitute(metrics: Metrics, experiment: Runs, main: Runs) -> Drawing:
+    """The same in another setting, in the place of one that is unknown; the medians of Figure 1 in grey."""
+    sheet = Sheet(1, 2, size=(WIDTH, 2.9))
+    found = _looks(experiment)
+    right, other = _right(metrics, experiment), _right(metrics, main)
+    for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
+        for label in found:
+            if label in main.optimizers:
+                curve = metrics.curve(main.name, metric, label)
+                middle = _median(curve.values / curve.at(0)[:, None])
+                style = {"color": "#999999", "linewidth": 2.4, "alpha": 0.6}
+                sheet.line(ax, metric, f"{label}, median of {main.name}", curve.steps, middle, **style)
+        _distances(sheet, ax, metric, metrics, experiment, metric, found)
+        ax.set(xlabel="steps", ylabel=DISTANCES[metric][1])
+    differs = _difference(experiment, main)
+    for ax, (target, _) in zip(sheet.panels[0], DISTANCES.values(), strict=True):
+        ax.set_title(f"distance to {target}")
     letter(sheet.panels)
-    _legend(sheet, sheet.panels[0, 0], 3 if len(labels) == 3 else 2)
-    facts = _facts(metrics, experiment) | {"single": _seeds(metrics, experiment)[single]}
+    grey = _sample("medians of Figure 1", color="#999999", linewidth=2.4, alpha=0.6)
+    told = f"{differs}; support right in {right.sum()} of {right.size} seeds (Figure 1: {other.sum()} of {other.size})"
+    _legend(sheet, 3, *_seed_lines(), grey, title=told)
+    held, won = ahead(metrics, experiment.name)
+    facts = {
+        "differs": differs,
+        "ahead": int(won[held].sum()),
+        "of": int(held.sum()),
+        "main_right": int(other.sum()),
+        "main_seeds": other.size,
+    }
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | facts)
+
+
+def _difference(experiment: Runs, main: Runs) -> str:
+    """What an experiment has in place of the main one's settings, in the paper's letters."""
+    letters = {"states": "N", "support": "Q", "positions": "T", "batch_size": "B"}
+    pairs = {name: (getattr(experiment.settings, key), getattr(main.settings, key)) for key, name in letters.items()}
+    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if not changed:
+        return "another draw of P and Q"
+    own, other = (", ".join(f"{name} = {pair[i]}" for name, pair in changed.items()) for i in (0, 1))
+    return f"{own} in place of {other}"
+
+
+@FIGURES("extra_baselines")
+def extra_baselines(metrics: Metrics, experiment: Runs) -> Drawing:
+    """Three readings of lambda and SGD without the switch."""
+    sheet = Sheet(1, 2, size=(WIDTH, 3.2))
+    left_out = [label for label in ("sgd_small", "raw_large", "raw_small") if label in experiment.optimizers]
+    found = _looks(experiment, without=left_out)
+    for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
+        _distances(sheet, ax, metric, metrics, experiment, metric, found, wide="sgd_large")
+        ax.set(xlabel="steps", ylabel=DISTANCES[metric][1], title=f"distance to {DISTANCES[metric][0]}")
+    letter(sheet.panels)
+    _legend(sheet, 3, *_seed_lines())
+    facts = _facts(metrics, experiment, found) | {"left_out": left_out}
     return Drawing(sheet.figure, sheet.table, facts)
-
-
-def _one_run(
-    sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str, labels: Sequence[str], single: int
-) -> None:
-    """A distance of one seed, by optimizer."""
-    for index, label in enumerate(labels):
-        curve, name = metrics.curve(experiment.name, metric, label), _name(experiment, label)
-        style = {"color": _colour(label, index), "label": name, "linestyle": DASHES.get(label, "-")}
-        sheet.line(ax, f"{metric}, one run", name, curve.steps, curve.values[single], **style)
-    ax.set(ylabel=_distance(metric), ylim=(0, None), title=f"one run (seed {_seeds(metrics, experiment)[single]})")
-
-
-@FIGURES("extra_scaled")
-def extra_scaled(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Distances with tenfold steps."""
-    return _two_distances(metrics, experiment)
 
 
 @FIGURES("extra_long")
 def extra_long(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Distances over many iterations, with the final rounding marked."""
-    drawing = _two_distances(metrics, experiment)
+    """Distances over many iterations, with the final rounding marked; alignments of every seed without the switch."""
+    sheet = Sheet(2, 2, size=(WIDTH, 5.2), sharex=True)
+    found = _looks(experiment)
     at = experiment.settings.iterations - experiment.settings.rounding_steps
-    for ax in drawing.figure.axes:
-        ax.axvline(at, color=GREY, linestyle="-.", linewidth=0.8)
-    return Drawing(drawing.figure, drawing.table, {**drawing.facts, "rounding_step": at})
-
-
-def _two_distances(metrics: Metrics, experiment: Runs) -> Drawing:
-    sheet = Sheet(1, 2, size=(9, 3.4))
-    labels = sorted(_drawn(experiment), key=lambda label: label == "prox")
     for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
-        _lines(sheet, ax, metric, metrics, experiment, metric, labels)
-        ax.set(ylabel=_distance(metric), xlim=(0, experiment.settings.iterations))
-        _mark_switch(ax, experiment)
+        _distances(sheet, ax, metric, metrics, experiment, metric, found)
+        ax.axvline(at, color=GREY, linestyle="-.", linewidth=0.7)
+        ax.set(ylabel=DISTANCES[metric][1], title=f"distance to {DISTANCES[metric][0]}")
+    for ax, metric in zip(sheet.panels[1], ALIGNMENTS, strict=True):
+        _every_alignment(sheet, ax, metrics, experiment, metric, found["no_switch"])
     letter(sheet.panels)
-    _legend(sheet, sheet.panels[0, 0], 3)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment))
+    path_line = _sample("population path, no switch", color="black", linestyle="--", linewidth=0.9)
+    _legend(sheet, 3, *_seed_lines(), path_line)
+    negative = metrics.value(experiment.name, "value_alignment", "no_switch") < 0
+    facts = {"rounding_step": at, "negative": _chosen(_seeds(metrics, experiment), negative)}
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | facts)
+
+
+def _every_alignment(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str, look: Look) -> None:
+    """The alignment of every seed without the switch beside its population path, named at the end."""
+    curve = metrics.curve(experiment.name, metric, "no_switch")
+    path = metrics.curve(experiment.name, f"{metric}_population", "no_switch")
+    for index, seed in enumerate(curve.seeds):
+        style = {"color": look.color, "linewidth": 1.2}
+        sheet.line(ax, metric, f"no_switch, seed {seed}", curve.steps, curve.values[index], **style)
+        style = {"color": "black", "linestyle": "--", "linewidth": 0.7}
+        sheet.line(ax, metric, f"no_switch, seed {seed}, population", path.steps, path.values[index], **style)
+        end = float(curve.values[index, -1])
+        ax.annotate(
+            f"seed {seed}", (curve.steps[-1], end), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center"
+        )
+    ax.axhline(0, color="#444444", linewidth=0.6)
+    ax.set(xlabel="steps", ylabel=ALIGNMENTS[metric], title=f"no switch: alignment of {ALIGNED[metric]}, every seed")
+
+
+@FIGURES("extra_alignment")
+def extra_alignment(metrics: Metrics, experiment: Runs) -> Drawing:
+    """alpha_V and alpha_A with the switch, against gradient descent on the population loss."""
+    sheet = Sheet(1, 2, size=(WIDTH, 3.1))
+    left_out = [label for label in (*OTHER_READINGS, "raw_large", "raw_small") if label in experiment.optimizers]
+    found = _looks(experiment, without=left_out)
+    right = _right(metrics, experiment)
+    for ax, metric in zip(sheet.panels[0], ALIGNMENTS, strict=True):
+        for label, look in found.items():
+            curve = metrics.curve(experiment.name, metric, label)
+            for seed, values, fine in zip(curve.seeds, curve.values, right, strict=True):
+                dash = "-" if fine else DOTTED
+                style = {"color": look.color, "linewidth": 0.5, "alpha": 0.55, "linestyle": dash}
+                sheet.line(ax, metric, f"{label}, seed {seed}", curve.steps, values, **style)
+            sheet.line(ax, metric, f"{label}, median", curve.steps, _median(curve.values), **look.line, linewidth=1.8)
+            if metrics.has(experiment.name, f"{metric}_population", label):
+                path = metrics.curve(experiment.name, f"{metric}_population", label)
+                style = {"color": "black", "linestyle": "--", "linewidth": 0.9}
+                sheet.line(ax, metric, f"{label}, population", path.steps, np.median(path.values, axis=0), **style)
+        ax.set(
+            xlabel="steps",
+            ylabel=ALIGNMENTS[metric],
+            title=f"alignment of {ALIGNED[metric]} with the truth",
+            xlim=(0, experiment.settings.iterations),
+        )
+        ax.axvline(experiment.settings.boosting_steps, color=GREY, linestyle="--", linewidth=0.7)
+    letter(sheet.panels)
+    path_line = _sample("population path, median", color="black", linestyle="--", linewidth=0.9)
+    _legend(sheet, 3, *_seed_lines(), path_line)
+    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | {"left_out": left_out})
 
 
 # ---- softmax and linear attention ----
 
-# Models of Figure 2 -> the names of the model, of its attention and of its value matrix.
+# Models of Figure 2 -> the titles of their attention and of their value matrix.
 MODELS = {
-    "softmax": ("softmax", "softmax model: softmax($W$)", "$V$, softmax"),
-    "linear": ("linear", "linear model: $A$", "$V$, linear"),
-    DATA: ("truth", "$Q$", "$P$"),
+    "softmax": ("softmax model: attention", "value"),
+    "linear": ("linear model: attention", "value"),
+    DATA: ("truth: $Q$", "$P$"),
 }
+NAMED = {"softmax": "softmax model", "linear": "linear model"}
 
 
 @FIGURES("fig2")
@@ -268,19 +371,22 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
     """Attention and value matrices of the softmax and of the linear model beside the truth, and their losses."""
     right, seeds = _right(metrics, experiment), _seeds(metrics, experiment)
     single = int(right.argmax())
-    sheet = Sheet(3, 3, size=(11, 5.6), width_ratios=[2.2, 0.9, 1.9])
+    sheet = Sheet(3, 3, size=(WIDTH, 5.0), width_ratios=[2.1, 0.95, 1.9])
+    found = {label: replace(look, name=NAMED.get(label, look.name)) for label, look in _looks(experiment).items()}
     _matrices(sheet, metrics, experiment, single)
-    _losses(sheet, sheet.panels[:, 2], metrics, experiment, single)
+    _losses(sheet, sheet.panels[:, 2], metrics, experiment, single, found)
+    letter(sheet.panels)
     floor = metrics.value(experiment.name, "floor")
-    finals = {model: metrics.value(experiment.name, "loss", model) for model in MODELS if model != DATA}
+    finals = {label: metrics.value(experiment.name, "loss", label) for label in found}
     facts = {
         "seeds": len(seeds),
         "wrong_seeds": _chosen(seeds, ~right),
         "single": seeds[single],
         "floor": floor[single],
-        "losses": {model: final[single] for model, final in finals.items()},
-        "largest_excess": {model: (final - floor).max() for model, final in finals.items()},
+        "losses": {label: final[single] for label, final in finals.items()},
+        "largest_excess": {label: (final - floor).max() for label, final in finals.items()},
         "positions": experiment.settings.positions,
+        "record_every": experiment.settings.record_every,
     }
     return Drawing(sheet.figure, sheet.table, facts)
 
@@ -290,11 +396,9 @@ def _matrices(sheet: Sheet, metrics: Metrics, experiment: Runs, single: int) -> 
     attentions = {model: metrics.array(experiment.name, "attention", model)[single] for model in MODELS}
     values = {model: metrics.array(experiment.name, "value", model)[single].T for model in MODELS}
     largest, top = (max(float(matrix.max()) for matrix in found.values()) for found in (attentions, values))
-    for (wide, small), (model, (name, attention_title, value_title)) in zip(
-        sheet.panels[:, :2], MODELS.items(), strict=True
-    ):
+    for (wide, small), (model, (attention_title, value_title)) in zip(sheet.panels[:, :2], MODELS.items(), strict=True):
+        name = "truth" if model == DATA else model
         image = sheet.heat(wide, f"attention, {name}", name, attentions[model], cmap="Blues", vmin=0, vmax=largest)
-        sheet.figure.colorbar(image, ax=wide, pad=0.01)
         states, positions = attentions[model].shape
         places = np.arange(states)
         marks = np.linspace(0, positions, 6).astype(int)[1:] - 1
@@ -306,179 +410,180 @@ def _matrices(sheet: Sheet, metrics: Metrics, experiment: Runs, single: int) -> 
             small.text(current, to, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         small.set(ylabel="next", title=value_title, aspect="equal")
         small.set(yticks=places, yticklabels=places + 1, xticks=places, xticklabels=places + 1)
+    bar = sheet.figure.colorbar(
+        image, ax=list(sheet.panels[:, 0]), orientation="horizontal", aspect=50, pad=0.01, shrink=0.9
+    )
+    bar.set_label("attention")
     sheet.panels[2, 0].set_xlabel("position")
     sheet.panels[2, 1].set_xlabel("current state")
 
 
-def _losses(sheet: Sheet, panels: Sequence[Axes] | np.ndarray, metrics: Metrics, experiment: Runs, single: int) -> None:
+def _losses(
+    sheet: Sheet, panels: np.ndarray, metrics: Metrics, experiment: Runs, single: int, found: Mapping[str, Look]
+) -> None:
     """The training loss of one seed; of all seeds, the population loss above the floor and the distance to Q."""
     training, excess, distance = panels
-    one_run = "training loss, one run"
     floor = metrics.value(experiment.name, "floor")
-    for model in MODELS:
-        if model == DATA:
-            continue
-        style = {"color": COLOURS[model], "label": model}
-        curve = metrics.curve(experiment.name, "training_loss", model)
-        sheet.line(training, one_run, model, curve.steps, curve.values[single], **style, linewidth=0.8)
-        curve = metrics.curve(experiment.name, "loss", model)
+    for label, look in found.items():
+        curve = metrics.curve(experiment.name, "training_loss", label)
+        style = {**look.line, "linestyle": "-", "linewidth": 0.8}
+        sheet.line(training, "training loss, one run", label, curve.steps, curve.values[single], **style)
+        curve = metrics.curve(experiment.name, "loss", label)
         above = Curve(curve.seeds, curve.steps, curve.values - floor[:, None])
-        sheet.band(excess, "population loss above the floor", model, above, geometric=True, **style)
-        curve = metrics.curve(experiment.name, "attention_distance", model)
-        sheet.band(distance, "distance to Q", model, curve, geometric=True, **style)
-    steps = metrics.curve(experiment.name, "loss", "softmax").steps
-    sheet.line(
-        training, one_run, "floor", steps, np.full(steps.size, floor[single]),
-        color="black", linestyle="--", linewidth=1, label="floor $L(P,Q)$",
-    )  # fmt: skip
-    training.set(ylabel="training loss", title=f"one run (seed {_seeds(metrics, experiment)[single]})")
-    bottom, upper = training.get_ylim()
-    training.set_ylim(bottom, upper + 0.3 * (upper - bottom))
-    training.legend(loc="upper right", ncols=3)
+        sheet.band(excess, "population loss above the floor", label, above, geometric=True, **look.line)
+        curve = metrics.curve(experiment.name, "attention_distance", label)
+        sheet.band(distance, "distance to Q", label, curve, geometric=True, **look.line)
+    steps = metrics.curve(experiment.name, "loss", next(iter(found))).steps
+    style = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "floor $L(P,Q)$"}
+    sheet.line(training, "training loss, one run", "floor", steps, np.full(steps.size, floor[single]), **style)
+    seed = _seeds(metrics, experiment)[single]
+    training.set(ylabel="training loss", title=f"training loss, seed {seed}")
     excess.set(ylabel="loss − floor", yscale="log", title=f"population loss, {len(floor)} seeds")
-    target, symbol = DISTANCES["attention_distance"]
-    distance.set(ylabel=f"${symbol}$", yscale="log", title=f"distance to ${target}$", xlabel="iteration")
+    distance.set(ylabel=r"$\|A-Q\|_\mu^2$", yscale="log", title=f"distance to $Q$, {len(floor)} seeds", xlabel="steps")
     for ax in panels:
         ax.set_xlim(0, experiment.settings.iterations)
+    handles, names = training.get_legend_handles_labels()
+    sheet.figure.legend(handles, names, loc="outside upper right", ncols=3, fontsize=7.5)
 
 
 # ---- beyond the paper ----
 
 
-@FIGURES("extra_baselines")
-def extra_baselines(metrics: Metrics, experiment: Runs) -> Drawing:
-    """Three readings of lambda, no switch, and raw SGD with the steps at which it diverges."""
-    sheet = Sheet(2, 2, size=(9, 6.4), sharex=True)
-    readings = ["sgd_large", "prox_literal", "prox_absolute", "prox"]
-    variants = ["sgd_large", "no_switch", "raw_large", "raw_small"]
-    dotted = "" if _right(metrics, experiment).all() else " (wrong support dotted)"
-    for (top, bottom), metric in zip(sheet.panels.T, DISTANCES, strict=True):
-        _lines(sheet, top, f"{metric}, lambda", metrics, experiment, metric, readings, relative=True)
-        top.set(xlabel="", ylabel=_relative(metric), title=r"readings of $\lambda$: mean and range" + dotted)
-        for label in variants:
-            _every_seed(sheet, bottom, f"{metric}, SGD", metrics, experiment, metric, label)
-        bottom.set(xlabel="iteration", ylabel=_relative(metric), yscale="log", ylim=(2e-3, 20))
-        bottom.set_title("readings of SGD: every seed (× diverged)")
-        for ax in (top, bottom):
-            _mark_switch(ax, experiment)
-    for ax in sheet.panels[:, 0]:
-        ax.legend(loc="lower left", frameon=True, facecolor="white", edgecolor="none", framealpha=1)
-    sheet.panels[0, 0].set_xlim(0, experiment.settings.iterations)
-    letter(sheet.panels)
-    diverged = {}
-    for label in variants:
-        if metrics.has(experiment.name, "diverged_at", label):
-            at = metrics.value(experiment.name, "diverged_at", label)
-            diverged[label] = [int(step) for step in at[~np.isnan(at)]]
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment) | {"diverged": diverged})
-
-
-def _every_seed(
-    sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Runs, metric: str, label: str
-) -> None:
-    """An optimizer's curves over their starts, with a cross where one diverged."""
-    curve, name = metrics.curve(experiment.name, metric, label), _name(experiment, label)
-    style = {"color": COLOURS[label], "linewidth": 1.2, "linestyle": DASHES.get(label, "-")}
-    relative = curve.values / curve.values[:, :1]
-    for index, (seed, values) in enumerate(zip(curve.seeds, relative, strict=True)):
-        sheet.line(ax, panel, f"{name}, seed {seed}", curve.steps, values, **style, label=None if index else name)
-    if not metrics.has(experiment.name, "diverged_at", label):
-        return
-    for step, values in zip(metrics.value(experiment.name, "diverged_at", label), relative, strict=True):
-        if not np.isnan(step):
-            last = np.where(np.isnan(values), -1, curve.steps).argmax()
-            height = min(values[last], 8.0)
-            ax.plot(step, height, marker="x", color=COLOURS[label], markersize=7, clip_on=False, zorder=5)
-            sheet.record(panel, f"{label} diverged", [step], [height])
-
-
 @FIGURES("extra_transfer")
 def extra_transfer(metrics: Metrics, experiment: Runs) -> Drawing:
-    """How much of the support is found after how many iterations, by the correlation of the start."""
-    sheet = Sheet(1, 2, size=(9, 3.2), width_ratios=[1.5, 1])
+    """How much of the support is found after how many steps, by the correlation of the start."""
+    sheet = Sheet(1, 2, size=(WIDTH, 2.9), width_ratios=[1.5, 1])
     left, right = sheet.panels[0]
-    thetas = [f"{optimizer.options.pretrained:g}" for optimizer in experiment.optimizers.values()]
-    firsts = {}
-    for index, (label, theta) in enumerate(zip(experiment.optimizers, thetas, strict=True)):
-        name, colour = rf"$\theta={theta}$", CYCLE[index % len(CYCLE)]
+    found = _looks(experiment)
+    firsts, names = {}, {}
+    for place, (label, look) in enumerate(found.items()):
+        optimizer = experiment.optimizers[label]
+        ours = optimizer.rule == "preconditioned_prox"
+        names[label] = f"θ = {optimizer.options.pretrained:g}" if ours else look.name
         curve = metrics.curve(experiment.name, "support_found", label).window(1, np.inf)
-        style = {"color": colour, "label": name, "linestyle": ["-", "-", (0, (5, 2)), (0, (1, 1))][index % 4]}
-        sheet.line(left, "support found, mean over seeds", name, curve.steps, curve.values.mean(axis=0), **style)
-        firsts[theta] = first_found(metrics, experiment.name, label)
-        _first_of_each_seed(sheet, right, name, firsts[theta], index, colour, experiment.settings.iterations)
-    left.set(xlabel="iteration", ylabel="share of the support found", xscale="log", ylim=(-0.03, 1.05))
+        panel = "support found, mean over seeds"
+        sheet.line(left, panel, label, curve.steps, curve.values.mean(axis=0), **{**look.line, "label": names[label]})
+        firsts[label] = first_found(metrics, experiment.name, label)
+        _first_of_each_seed(sheet, right, label, firsts[label], place, look, experiment.settings.iterations)
+    left.set(xlabel="steps", ylabel="share of the support found", xscale="log", ylim=(-0.03, 1.05))
     left.set_title("mean of the seeds")
-    left.legend(loc="upper left")
-    right.set(
-        yscale="log", ylabel="iterations to the whole support", xlabel=r"$\theta$, start correlation", title="each seed"
-    )
-    right.set_xticks(range(len(thetas)), thetas)
-    right.set_xlim(-0.5, len(thetas) - 0.2)
+    right.set(yscale="log", ylabel="steps to the whole support", xlabel="start", title="each seed, and median")
+    right.set_xticks(range(len(names)), [name.removeprefix("θ = ") for name in names.values()])
+    right.set_xlabel("θ, correlation of the start")
+    right.set_xlim(-0.5, len(names) - 0.2)
     letter(sheet.panels)
-    medians = {theta: float(np.median(found)) for theta, found in firsts.items()}
+    _legend(sheet, 4)
+    medians = {names[label]: float(np.median(steps)) for label, steps in firsts.items()}
     return Drawing(sheet.figure, sheet.table, {"medians": medians, "seeds": len(_seeds(metrics, experiment))})
 
 
 def _first_of_each_seed(
-    sheet: Sheet, ax: Axes, name: str, found: np.ndarray, place: int, colour: str, end: int
+    sheet: Sheet, ax: Axes, label: str, found: np.ndarray, place: int, look: Look, end: int
 ) -> None:
-    """The seeds' first iterations with the whole support as dots in one column; how many never got there."""
+    """The seeds' first steps with the whole support in one column, and their median; how many never got there."""
+    panel = "steps to the whole support"
     places, shown = np.full(found.size, place), np.where(np.isfinite(found), found, np.nan)
-    ax.plot(places, shown, "o", color=colour, markersize=5, alpha=0.8)
-    sheet.record("iterations to the whole support", name, places, shown)
+    ax.plot(places, shown, **{**look.points, "label": None}, markersize=4, alpha=0.7)
+    sheet.record(panel, label, places, shown)
+    middle = float(np.median(found))
+    if np.isfinite(middle):
+        ax.plot([place - 0.25, place + 0.25], [middle, middle], color="black", linewidth=1.2)
+        sheet.record(panel, f"{label}, median", [place], [middle])
     never = int((~np.isfinite(found)).sum())
     if never:
-        ax.annotate(
-            f"{never} of {found.size} not\nwithin {end}", (place, end), xytext=(8, -2),
-            textcoords="offset points", fontsize=7, va="center",
-        )  # fmt: skip
+        note = f"{never} of {found.size}\nnot in {end}"
+        ax.annotate(note, (place, end), xytext=(5, 0), textcoords="offset points", fontsize=7, va="center")
 
 
-ALIGNMENTS = {"value_alignment": r"$\alpha_V$", "attention_alignment": r"$\alpha_A$"}
-POPULATION: dict[str, Any] = {"linestyle": "--", "linewidth": 1}
+# Rules of the switch -> their names in legends, and their marks.
+SWITCH_NAMES = {
+    "robust_deviations_4.5": ("above 4.5 robust s.d.", "v"),
+    "robust_deviations_6": ("above 6 robust s.d.", "^"),
+    "share_of_largest_0.5": ("above half the largest", "s"),
+    "largest": ("Q largest", "D"),
+    "largest_deviations": ("Q farthest from 1/T", "o"),
+}
 
 
-@FIGURES("extra_alignment")
-def extra_alignment(metrics: Metrics, switched: Runs, unswitched: Runs) -> Drawing:
-    """alpha_V and alpha_A of the runs against gradient descent on the population loss."""
-    sheet = Sheet(2, 2, size=(9, 6))
-    for ax, metric in zip(sheet.panels[0], ALIGNMENTS, strict=True):
-        _with_the_switch(sheet, ax, metrics, switched, metric)
-    for ax, metric in zip(sheet.panels[1], ALIGNMENTS, strict=True):
-        _without_the_switch(sheet, ax, metrics, unswitched, metric)
-    for row in sheet.panels:
-        for ax, symbol in zip(row, ALIGNMENTS.values(), strict=True):
-            ax.set(xlabel="iteration", ylabel=symbol)
-            ax.axhline(0, color="#444444", linewidth=0.6)
-        row[0].legend(loc="upper left")
+@FIGURES("extra_switch")
+def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
+    """How often each rule of the switch keeps exactly the true positions; and where the main one fails."""
+    sheet = Sheet(1, 2, size=(WIDTH, 3.1), width_ratios=[1.5, 1])
+    left, right = sheet.panels[0]
+    experiments = (main, *others)
+    rates = {e.name: _rates(metrics, e) for e in experiments}
+    for index, rule in enumerate(SWITCHES):
+        name, marker = SWITCH_NAMES[rule]
+        places = np.arange(len(experiments)) + 0.13 * (index - (len(SWITCHES) - 1) / 2)
+        middle, low, high = np.array([rates[e.name][rule] for e in experiments]).T
+        colour = "#332288" if rule == main.settings.switch_rule else GREY
+        style = {"fmt": marker, "color": colour, "markersize": 4, "elinewidth": 0.8, "label": name}
+        left.errorbar(places, middle, [middle - low, high - middle], **style)
+        sheet.record("share of seeds with the right support", rule, places, middle, low, high)
+    told = ["Figure 1" if e is main else _difference(e, main).partition(" in place")[0] for e in experiments]
+    sizes = [len(_seeds(metrics, e)) for e in experiments]
+    left.set_xticks(range(len(told)), [f"{name}\n{size} seeds" for name, size in zip(told, sizes, strict=True)])
+    left.set(ylabel="share of seeds, 95 % interval", ylim=(-0.03, 1.05), title="support exactly right")
+    _signs(sheet, right, metrics, main)
     letter(sheet.panels)
-    negative = metrics.value(unswitched.name, "value_alignment", "no_switch") < 0
-    facts = _facts(metrics, unswitched) | {"negative": _chosen(_seeds(metrics, unswitched), negative)}
+    for ax, side, columns in ((left, "left", 2), (right, "right", 1)):
+        sheet.figure.legend(*ax.get_legend_handles_labels(), loc=f"outside upper {side}", ncols=columns, fontsize=7.5)
+    facts = {
+        "rates": rates,
+        "settings": dict(zip(rates, told, strict=True)),
+        "names": {r: n for r, (n, _) in SWITCH_NAMES.items()},
+    }
+    sequences = {e.name: e.settings.boosting_steps * e.settings.batch_size for e in experiments}
+    tokens = {e.name: f"{sequences[e.name] * e.settings.positions:.2g}" for e in experiments}
+    mirrored = {
+        e.name: int((metrics.value(e.name, "attention_alignment", _boosting(e)) < 0).sum()) for e in experiments
+    }
+    facts |= {
+        "sequences": sequences,
+        "tokens": tokens,
+        "mirrored": mirrored,
+        "seeds": dict(zip(rates, sizes, strict=True)),
+    }
     return Drawing(sheet.figure, sheet.table, facts)
 
 
-def _with_the_switch(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str) -> None:
-    """Mean and range of the seeds with the right support, and the mean population path."""
-    panel = f"{experiment.name}, {metric}"
-    right = _right(metrics, experiment)
-    shown = right if right.any() else ~right
-    for index, label in enumerate(["prox", "sgd_large", "sgd_small"]):
-        curve, name = metrics.curve(experiment.name, metric, label), _name(experiment, label)
-        sheet.band(ax, panel, name, _part(curve, shown), color=_colour(label, index), label=name)
-        path = _part(metrics.curve(experiment.name, f"{metric}_population", label), shown)
-        style = {**POPULATION, "color": "black", "label": None if index else "population"}
-        sheet.line(ax, panel, f"{name}, population", path.steps, path.values.mean(axis=0), **style)
-    ax.set(title=f"with the switch at {experiment.settings.boosting_steps}", xlim=(0, curve.steps[-1]))
+def _boosting(experiment: Runs) -> str:
+    """The label of the experiment's boosting runs."""
+    return next(label for label, optimizer in experiment.optimizers.items() if optimizer.options.boosting)
 
 
-def _without_the_switch(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str) -> None:
-    """Every seed and its population path."""
-    panel, label = f"{experiment.name}, {metric}", "no_switch"
-    curve = metrics.curve(experiment.name, metric, label)
-    path = metrics.curve(experiment.name, f"{metric}_population", label)
-    for index, seed in enumerate(curve.seeds):
-        name, colour = f"seed {seed}", CYCLE[index % len(CYCLE)]
-        sheet.line(ax, panel, name, curve.steps, curve.values[index], color=colour, label=name)
-        style = {**POPULATION, "color": colour, "label": None if index else "population"}
-        sheet.line(ax, panel, f"{name}, population", path.steps, path.values[index], **style)
-    ax.set(title=f"{_name(experiment, label)}: every seed", xlim=(0, curve.steps[-1]))
+def _rates(metrics: Metrics, experiment: Runs) -> dict[str, tuple[float, float, float]]:
+    """The share of seeds that each rule of the switch gets right, with the ends of Wilson's 95 % interval."""
+    label = _boosting(experiment)
+    found = {}
+    for rule in SWITCHES:
+        exact = metrics.value(experiment.name, "switch_exact", label, index=rule)
+        n, share, z = exact.size, float(exact.mean()), 1.96
+        middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+        found[rule] = share, min(middle - half, share), max(middle + half, share)
+    return found
+
+
+def _signs(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
+    """Every seed's alpha_A at the switch against its alpha_V, by which rules keep the true positions."""
+    label = _boosting(experiment)
+    x, y = (1e3 * metrics.value(experiment.name, metric, label) for metric in ALIGNMENTS)
+    two, one = (
+        metrics.value(experiment.name, "switch_exact", label, index=rule) == 1
+        for rule in ("largest_deviations", "largest")
+    )
+    kinds = {
+        "right by both Q rules": (two & one, "#332288", "o"),
+        "only as farthest from 1/T": (two & ~one, "#D55E00", "*"),
+        "only as largest": (~two & one, "#009E73", "D"),
+        "wrong by both": (~two & ~one, "black", "x"),
+    }
+    for name, (chosen, colour, marker) in kinds.items():
+        if chosen.any():
+            style: Any = {"color": colour, "linestyle": "none", "markersize": 7 if marker == "*" else 3.5}
+            ax.plot(x[chosen], y[chosen], marker=marker, label=name, **style)
+            sheet.record("alignments at the switch, times 1000", name, x[chosen], y[chosen])
+    for line in (ax.axhline, ax.axvline):
+        line(0, color="#444444", linewidth=0.6)
+    ax.set(xlabel=r"$10^3\,\alpha_V$", ylabel=r"$10^3\,\alpha_A$", title="each seed of Figure 1's setting")

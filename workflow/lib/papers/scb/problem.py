@@ -192,7 +192,8 @@ def kept_entries(attention: np.ndarray, rule: SwitchRule, width: int, level: flo
 
     `largest_deviations`, the `width` entries of a row that are farthest from 1/T; `largest`, the `width` largest;
     `robust_deviations`, what exceeds the row's median by `level` robust standard deviations (1.4826 MAD);
-    `share_of_largest`, what exceeds `level` times the row's largest entry; `threshold`, what exceeds `level`.
+    `share_of_largest`, what exceeds 1/T by `level` times as much as the row's largest entry; `threshold`, what exceeds
+    `level`.
     """
     if rule == "largest_deviations":
         return _largest(np.abs(attention - 1 / attention.shape[-1]), width)
@@ -204,7 +205,8 @@ def kept_entries(attention: np.ndarray, rule: SwitchRule, width: int, level: flo
         spread = np.median(np.abs(attention - middle), axis=-1, keepdims=True)
         return np.asarray(attention > middle + level * 1.4826 * spread)
     if rule == "share_of_largest":
-        return np.asarray(attention > level * attention.max(axis=-1, keepdims=True))
+        above = attention - 1 / attention.shape[-1]
+        return np.asarray(above > level * above.max(axis=-1, keepdims=True))
     return np.asarray(attention > level)
 
 

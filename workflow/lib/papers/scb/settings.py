@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -156,16 +156,16 @@ class Checks(Bigram):
 
 
 KINDS: dict[str, type[Settings]] = {"bigram": Bigram, "checks": Checks}
-DRAWINGS: dict[str, tuple[type[Settings], ...]] = {
-    "fig1": (Bigram,),
+DRAWINGS: dict[str, tuple[Any, ...]] = {
+    "fig1": (Bigram, Bigram),
     "fig2": (Bigram,),
-    "fig3": (Bigram,),
-    "fig4": (Bigram,),
-    "fig5": (Bigram,),
-    "fig6": (Bigram,),
+    "fig3": (Bigram, Bigram),
+    "fig4": (Bigram, Bigram),
+    "fig5": (Bigram, Bigram),
+    "fig6": (Bigram, Bigram),
+    "extra_switch": (Bigram, ...),
     "extra_baselines": (Bigram,),
     "extra_transfer": (Bigram,),
-    "extra_scaled": (Bigram,),
     "extra_long": (Bigram,),
-    "extra_alignment": (Bigram, Bigram),
+    "extra_alignment": (Bigram,),
 }

@@ -256,7 +256,7 @@ def joint(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     panels.legend(4)
     facts: dict[str, Any] = {"seeds": len(metrics.value(experiment.name, "margin_norm"))}
     facts["ends"] = panels.told(panels.ends(), ".0e")
-    facts["left_out"] = ", ".join(
+    facts["left_out"] = "; ".join(
         panels.looks[label].name for label in OTHER_JOINT_RULES if label in experiment.optimizers
     )
     facts["ngd"] = _joint_powers(panels, "ngd") if "ngd" in experiment.optimizers else None

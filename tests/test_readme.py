@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from tests.conftest import ROOT, snakemake, stage
+from tests.readme_table import table
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
 
@@ -49,3 +50,8 @@ def test_the_overlay_is_a_plan() -> None:
 
 def test_the_matrix_of_the_docs_is_what_the_command_prints() -> None:
     assert stage("matrix").stdout.strip() in (ROOT / "docs" / "optimizers.md").read_text()
+
+
+def test_the_table_of_figures_is_that_of_a_run(default_run: Path) -> None:
+    """`python -m tests.readme_table results` makes it again."""
+    assert table(default_run / "results") in README

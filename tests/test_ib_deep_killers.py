@@ -36,7 +36,8 @@ def row(figure: str) -> Runs:
     sizes = {"sgd": told["sgd"], "sngd": min(told["sngd"] / norm, told["eta_max"]), "sps": told["eta_max"]}
     runs = {label: walked(np.array(size * norm), speed=speed) for label, size in sizes.items()}
     runs["adam"] = walked(np.array(0.01), speed=speed)
-    for label, size in {**sizes, "adam": told["adam"]}.items():
+    runs["sgd_longer"] = walked(np.array(0.012), speed=speed)
+    for label, size in {**sizes, "sgd_longer": 0.02, "adam": told["adam"]}.items():
         runs[label]["step_size"] = np.full((SEEDS, STEPS), size)
         runs[label]["test_accuracy"] = 1 - 0.5 * runs[label]["train_loss"][:, ::50]
     examples = np.full((SEEDS, 1), 1600.0)
@@ -140,10 +141,10 @@ KILLERS: dict[str, dict[str, Callable[[Runs], None]]] = {
     },
     "equal_length": {
         "half of each of sngd's steps leads nowhere": other("sngd", sideways=2.0),
-        "sngd goes down another curve": other("sngd", speed=1.5),
+        "sngd goes down another curve": other("sngd", speed=3.0),
         "sngd uphill": uphill("sngd"),
-        "the path counts every other step": scaled("sngd", "path_length", 0.5),
-        "sgd's gradient is scaled": scaled("sgd", "path_length", 2.0),
+        "the path counts every other step": scaled("sngd", "path_length", 0.4),
+        "sgd's gradient is scaled": scaled("sgd_longer", "path_length", 3.0),
     },
     "row": {
         "sgd's rate doubled": scaled("sgd", "step_size", 2.0),

@@ -388,10 +388,10 @@ def test_a_gpu_trains_like_the_cpu() -> None:
 def test_trailing_mean() -> None:
     curve = Curve((0,), np.arange(1, 8), np.array([[1.0, 2, 3, 4, np.nan, 6, 7]]))
     found = trailing_mean(curve, 2, 100)
-    assert found.steps.tolist() == [2, 3, 4, 5, 6, 7]
-    np.testing.assert_array_equal(found.values, [[1.5, 2.5, 3.5, np.nan, np.nan, 6.5]])
-    assert trailing_mean(curve, 2, 3).steps.tolist() == [2, 4, 7]
-    assert trailing_mean(curve, 100, 3).steps.tolist() == [7]
+    assert found.steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    np.testing.assert_array_equal(found.values, [[1.0, 1.5, 2.5, 3.5, np.nan, np.nan, 6.5]])
+    assert trailing_mean(curve, 2, 3).steps.tolist() == [1, 3, 7]
+    np.testing.assert_array_equal(trailing_mean(curve, 100, 3).values, [[1.0, 2.0, np.nan]])
 
 
 def language_metrics(sgd: float, sngd: float, sps: float) -> Metrics:

@@ -1,4 +1,4 @@
-"""ib, deep nets: an epoch of the ViT through the room's training, evaluation and all, against a plain loop."""
+"""ib, deep nets: an epoch of three ViTs in one stack, with the records of every step, against three plain loops."""
 
 from __future__ import annotations
 
@@ -13,28 +13,39 @@ from workflow.lib.contract import Job
 from workflow.lib.papers.ib.deep.data import generate
 from workflow.lib.papers.ib.deep.training import train
 
+SEEDS = 3
+
 
 def benchmarks(quick: bool) -> Iterator[Benchmark]:
     for name in ("vit_mnist", "vit_cifar10"):
         experiment = rooms.load_paper("ib").experiment(name)
-        examples = 500 if quick else 2000
-        changes = {"epochs": 1, "train_examples": examples, "test_examples": 100}
+        examples, epochs = 4000, 1 if quick else 2
+        changes = {"epochs": epochs, "train_examples": examples, "test_examples": 100}
         settings = experiment.settings.model_copy(update=changes)
         experiment = experiment.model_copy(update={"settings": settings})
-        arrays = generate(experiment, experiment.seed(0))
-        images = torch.from_numpy(arrays["train_images"]).float() / 127.5 - 1
-        labels = torch.from_numpy(arrays["train_labels"]).long()
+        data = {seed: generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)}
         shape = {key: getattr(settings, key) for key in ("patch", "dim", "depth", "heads", "dim_head", "mlp")}
-        model = plain.PlainViT(settings.channels, settings.size, settings.classes, **shape)
+        twins = [
+            (
+                plain.PlainViT(settings.channels, settings.size, settings.classes, **shape),
+                torch.from_numpy(arrays["train_images"]).float() / 127.5 - 1,
+                torch.from_numpy(arrays["train_labels"]).long(),
+            )
+            for arrays in data.values()
+        ]
 
+        def plainly(twins=twins, epochs=epochs) -> None:  # type: ignore[no-untyped-def]
+            for model, images, labels in twins:
+                for _ in range(epochs):
+                    plain.train(model, images, labels, list(torch.randperm(len(labels)).split(100)), 0.1)
+
+        steps = SEEDS * epochs * examples / settings.batch_size
         yield Benchmark(
-            f"ib {name}, {examples // settings.batch_size} steps of SGD, per step",
-            plain=lambda m=model, x=images, y=labels: plain.train(
-                m, x, y, list(torch.randperm(len(y)).split(100)), 0.1
-            ),
-            fast=lambda e=experiment, a=arrays: train(e, e.optimizers["sgd"], {0: a}, Job()),
-            floor=1.0,
-            plain_units=examples / settings.batch_size,
-            fast_units=examples / settings.batch_size,
+            f"ib {name}, {SEEDS} seeds, {epochs * examples // settings.batch_size} steps of SGD, per step and seed",
+            plain=plainly,
+            fast=lambda e=experiment, d=data: train(e, e.optimizers["sgd"], d, Job()),
+            floor=2.5,
+            plain_units=steps,
+            fast_units=steps,
             repeats=2 if quick else 3,
         )

@@ -16,6 +16,7 @@ CLAIMS: Registry[Measured] = Registry()
 Experiments = Mapping[str, Experiment[Vision | Language]]
 
 COMPARED = ("sgd", "sngd", "sps", "adam")
+LONGER = "sgd_longer"  # SGD with steps about as long as SNGD's
 FIGURES = {"fig1": "bert_mnli", "fig4": "bert_civil_comments", "fig6": "vit_mnist", "fig7": "vit_cifar10"}
 
 # The paper's rows (docs/papers/ib.md, section 5.3) once more: the YAML is held against them by what was trained.
@@ -94,15 +95,19 @@ def _diverged(metrics: Metrics, experiment: str, label: str) -> bool:
     return bool(np.isfinite(diverged_at(metrics, experiment, label)).any())
 
 
-def _equal_length(figure: str) -> Measured:
-    def equal_length(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-        """SNGD's train loss over SGD's, per seed, where SNGD's path is as long as SGD's whole path."""
-        name = FIGURES[figure]
-        length = metrics.value(name, "path_length", "sgd")
-        sngd = loss_at_length(metrics, name, "sngd", length[:, None])[:, 0]
-        return np.asarray(sngd / metrics.value(name, "train_loss", "sgd"))
+def equal_length(metrics: Metrics, experiment: str, one: str, other: str) -> np.ndarray:
+    """The train loss of one optimizer over another's where the shorter of their paths ends, shape (seeds,)."""
+    at = np.minimum(*(metrics.value(experiment, "path_length", label) for label in (one, other)))[:, None]
+    losses = (loss_at_length(metrics, experiment, label, at)[:, 0] for label in (one, other))
+    return np.asarray(np.divide(*losses))
 
-    return equal_length
+
+def _equal_length(figure: str) -> Measured:
+    def measured(metrics: Metrics, experiments: Experiments) -> np.ndarray:
+        """SNGD's train loss over that of SGD with steps about as long, where the shorter path ends."""
+        return equal_length(metrics, FIGURES[figure], "sngd", LONGER)
+
+    return measured
 
 
 def _row(figure: str) -> Measured:

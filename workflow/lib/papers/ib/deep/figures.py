@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from workflow.lib.contract import Draw, Drawing
 from workflow.lib.look import Look, looks, ordered
-from workflow.lib.papers.ib.deep.claims import by_length, diverged_at, loss_at_length
+from workflow.lib.papers.ib.deep.claims import LONGER, by_length, diverged_at, equal_length
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision, pretrains
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import GREY, Sheet, letter
@@ -76,6 +77,7 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     drawn.test_accuracy(accuracy)
     drawn.bands(length, "step length", "step_length")
     length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length", title="step length")
+    length.xaxis.set_minor_formatter(NullFormatter())
     drawn.epochs(length, marked=True)
     return drawn.finished(extra=True)
 
@@ -92,6 +94,8 @@ class _Panels:
     def __init__(self, sheet: Sheet, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
         self.sheet, self.metrics, self.experiment, self.labels = sheet, metrics, experiment, labels
         own = {label: label for label, optimizer in experiment.optimizers.items() if label != optimizer.rule}
+        if LONGER in own:
+            own[LONGER] = f"SGD, rate {experiment.optimizers[LONGER].hyperparameters['lr']:g}"
         self.looks: dict[str, Look] = looks(experiment, {**own, **NAMES})
         self.per_epoch = float(metrics.value(experiment.name, "batches_per_epoch")[0])
 
@@ -122,6 +126,7 @@ class _Panels:
                     self.sheet.record("train loss", f"{self.looks[label].name} diverged", [at], [height])
         window = self.experiment.settings.smoothing
         ax.set(xscale="log", xlabel="steps", ylabel=f"mean of {window} steps", title="train loss")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         _loss_axis(ax)
         self.epochs(ax, marked=True)
 
@@ -129,7 +134,8 @@ class _Panels:
         """The train loss by the length of the path."""
         for place, label in enumerate(self.labels):
             self._band(ax, "by length", place, by_length(self.metrics, self.experiment.name, label))
-        ax.set(xscale="log", xlabel="length of the path in weights", title="train loss at equal length")
+        ax.set(xscale="log", xlabel="length of the path in weights", title="loss at equal length")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel(f"mean of {self.experiment.settings.smoothing} steps")
         _loss_axis(ax)
 
@@ -154,8 +160,8 @@ class _Panels:
         if marked:
             for epoch in [n for n in (1, 10, 100) if n <= last]:
                 ax.axvline(epoch * self.per_epoch, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
-                at, fraction = (epoch * self.per_epoch, 1), ("data", "axes fraction")
-                ax.annotate(f"{epoch} ep.", at, (2, -7), fraction, "offset points", fontsize=SMALL, color=GREY)
+                at, fraction = (epoch * self.per_epoch, 0), ("data", "axes fraction")
+                ax.annotate(f"{epoch} ep.", at, (2, 3), fraction, "offset points", fontsize=SMALL, color=GREY)
             return
         ticks = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= last]
         ax.set_xticks(ticks, [str(n) for n in ticks])
@@ -169,10 +175,19 @@ class _Panels:
             for look in (self.looks[label] for label in self.labels)
         ]
         handles.append(Line2D([], [], color=GREY, linestyle=":", label="largest class"))
-        columns = len(handles) if len(handles) < 6 else 4
-        self.sheet.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL + 0.5)
-        line = f"{facts['data']}; {facts['model']}\n{facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
-        self.sheet.figure.suptitle(f"extra: {line}" if extra else line, fontsize=SMALL + 0.5, color="#444444")
+        parts = (facts["model"], f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}")
+        line = "\n".join(map(str, parts))
+        legend = self.sheet.figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=len(handles) if len(handles) < 7 else 4,
+            fontsize=SMALL + 0.5,
+            columnspacing=1.2,
+            handlelength=2.4,
+            title=f"extra: {line}" if extra else line,
+            title_fontproperties={"size": SMALL + 0.5},
+        )
+        legend.get_title().set(multialignment="center", color="#444444")
         for ax in self.sheet.panels.ravel():
             ax.title.set_fontsize(8.5)
             ax.xaxis.label.set_fontsize(8)
@@ -240,13 +255,11 @@ def _in_words(order: Sequence[str], final: dict[str, Any]) -> str:
 
 
 def _equal_length(metrics: Metrics, experiment: str, labels: Sequence[str]) -> tuple[float, float] | None:
-    """SNGD's train loss over SGD's, least and largest of the seeds, where the shorter path of the two ends."""
-    if not {"sgd", "sngd"} <= set(labels):
+    """SNGD's train loss over SGD's (the longer steps', if there are such), least and largest of the seeds."""
+    rival = LONGER if LONGER in labels else "sgd"
+    if not {rival, "sngd"} <= set(labels):
         return None
-    ends = [metrics.value(experiment, "path_length", label) for label in ("sgd", "sngd")]
-    at = np.minimum(*ends)[:, None]
-    sgd, sngd = (loss_at_length(metrics, experiment, label, at) for label in ("sgd", "sngd"))
-    ratio = sngd / sgd
+    ratio = equal_length(metrics, experiment, "sngd", rival)
     return (float(ratio.min()), float(ratio.max())) if np.isfinite(ratio).all() else None
 
 

@@ -47,19 +47,20 @@ def _measure_run(trace: Trace, window: int) -> Trace:
         if metric in trace:
             measured.record(metric, trace[metric].steps, trace[metric].values)
     if "step_length" in trace:
-        at = measured["train_loss"].steps
-        walked = np.cumsum(trace["step_length"].values, axis=1)[:, at - 1]
-        measured.record("path_length", at, walked)
+        length = trace["step_length"]
+        walked = trailing_mean(Curve(length.seeds, length.steps, length.values.cumsum(axis=1)), window, POINTS)
+        measured.record("path_length", walked.steps, walked.values)
     return measured
 
 
 def trailing_mean(curve: Curve, window: int, points: int) -> Curve:
-    """The mean of the last `window` steps, at no more than `points` steps, the first full window and the last included.
+    """The mean of the last `window` steps, or of all where there are fewer.
 
-    A window with a missing value gives none. A curve shorter than the window is averaged as a whole.
+    It is kept at no more than `points` steps, evenly on a logarithmic axis, the first and the last included. A window
+    with a missing value gives none.
     """
-    window = min(window, curve.steps.size)
+    count = curve.steps.size
+    chosen = np.unique(np.geomspace(1, count, points).round().astype(int))
     # Sums of slices, not differences of running sums: one missing value must not spoil what comes before it.
-    means = np.lib.stride_tricks.sliding_window_view(curve.values, window, axis=1)
-    chosen = np.unique(np.linspace(0, means.shape[1] - 1, points).round().astype(int))
-    return Curve(curve.seeds, curve.steps[window - 1 :][chosen], means[:, chosen].mean(axis=2))
+    means = [curve.values[:, max(0, last - window) : last].mean(axis=1) for last in chosen]
+    return Curve(curve.seeds, curve.steps[chosen - 1], np.stack(means, axis=1))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from workflow.lib.contract import Draw, Drawing
@@ -17,7 +16,7 @@ from workflow.lib.look import Look, looks, ordered
 from workflow.lib.papers.ib.deep.claims import LONGER, by_length, diverged_at, equal_length
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision, pretrains
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import GREY, Sheet, letter
+from workflow.lib.plotting import GREY, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
 
@@ -122,8 +121,9 @@ class _Panels:
                 if np.isfinite(at):
                     finite = row[np.isfinite(row)]
                     height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
-                    ax.plot([at], [height], marker="x", markersize=8, color=self.looks[label].color)
-                    self.sheet.record("train loss", f"{self.looks[label].name} diverged", [at], [height])
+                    look = self.looks[label]
+                    style: dict[str, Any] = {"marker": "x", "markersize": 8, "color": look.color}
+                    self.sheet.points(ax, "train loss", f"{look.name} diverged", [at], [height], **style)
         window = self.experiment.settings.smoothing
         ax.set(xscale="log", xlabel="steps", ylabel=f"mean of {window} steps", title="train loss")
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -143,8 +143,7 @@ class _Panels:
         """The accuracy by epoch, and what the largest class alone would give."""
         self.by_epoch(ax, "test_accuracy", "test accuracy", "share of the test set")
         share = float(self.metrics.value(self.experiment.name, "largest_class").mean())
-        ax.axhline(share, color=GREY, linestyle=":", linewidth=1)
-        self.sheet.record("test accuracy", "largest class", [np.nan], [share])
+        self.sheet.level(ax, "test accuracy", "largest class", share, label="largest class")
 
     def by_epoch(self, ax: Axes, metric: str, title: str, ylabel: str) -> None:
         """A metric of the test set, from the first epoch on."""
@@ -170,30 +169,12 @@ class _Panels:
     def finished(self, extra: bool = False) -> Drawing:
         """The figure with its legend, headline and facts."""
         facts = _facts(self.metrics, self.experiment, self.labels, self.looks)
-        handles = [
-            Line2D([], [], marker=look.marker, markersize=4, **look.line)
-            for look in (self.looks[label] for label in self.labels)
-        ]
-        handles.append(Line2D([], [], color=GREY, linestyle=":", label="largest class"))
-        parts = (facts["model"], f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}")
-        line = "\n".join(map(str, parts))
-        legend = self.sheet.figure.legend(
-            handles=handles,
-            loc="outside upper center",
-            ncols=len(handles) if len(handles) < 7 else 4,
-            fontsize=SMALL + 0.5,
-            columnspacing=1.2,
-            handlelength=2.4,
-            title=f"extra: {line}" if extra else line,
-            title_fontproperties={"size": SMALL + 0.5},
-        )
-        legend.get_title().set(multialignment="center", color="#444444")
-        for ax in self.sheet.panels.ravel():
-            ax.title.set_fontsize(8.5)
-            ax.xaxis.label.set_fontsize(8)
-            ax.yaxis.label.set_fontsize(8)
-            ax.tick_params(labelsize=SMALL, which="both")
-        letter(self.sheet.panels)
+        legend = self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4)
+        if legend is not None:
+            about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
+            legend.set_title(f"{'extra: ' if extra else ''}{facts['model']}\n{about}")
+            legend.get_title().set(multialignment="center", color="#444444", fontsize=SMALL + 0.5)
+        self.sheet.letter()
         return Drawing(self.sheet.figure, self.sheet.table, facts)
 
 
@@ -281,7 +262,7 @@ def _masked(metrics: Metrics, experiment: Runs) -> dict[str, float] | None:
 def _data(settings: Vision | Language) -> str:
     title = settings.facts.title
     if isinstance(settings, Vision) and settings.pixels is not None:
-        return f"{title} at {settings.size} x {settings.size} pixels"
+        return f"{title}{', ' if settings.standin else ' at '}{settings.size} x {settings.size} pixels"
     return title
 
 

@@ -59,7 +59,7 @@ def test_the_workflow_hands_the_parameters_on(tmp_path: Path) -> None:
 
 def test_a_start_on_the_command_line_has_to_be_the_entry_s(tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
-    common = ("--paper", "scb", "--experiment", "checks")
+    common = ("--paper", "scb", "--experiment", "shorter")
     assert stage("generate", *common, "--seeds", "0", "--data", str(data)).returncode == 0
     out = ("--data", str(data), "--trace", str(tmp_path / "t.parquet"), "--parameters", str(tmp_path / "p.safetensors"))
     done = stage("train", *common, "--optimizer", "prox", *out)

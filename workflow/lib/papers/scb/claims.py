@@ -76,12 +76,19 @@ def _support_exact(experiment: str) -> Measured:
 CLAIMS("scb.fig1.support_exact")(_support_exact("main"))
 
 
+def final(metrics: Metrics, experiment: str, metric: str, optimizer: str) -> np.ndarray:
+    """The values of all seeds at the end, shape (seeds,); infinite where a run diverged."""
+    values = metrics.value(experiment, metric, optimizer)
+    if metrics.has(experiment, "diverged_at", optimizer):
+        values = np.where(np.isnan(metrics.value(experiment, "diverged_at", optimizer)), values, np.inf)
+    return np.asarray(values)
+
+
 def _over(experiment: str, metric: str, optimizer: str, other: str = "prox") -> Measured:
     """A final value of an optimizer over that of another one; a run that diverged counts as infinite."""
 
     def measured(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-        values = metrics.value(experiment, metric, optimizer)
-        return np.where(np.isnan(values), np.inf, values) / metrics.value(experiment, metric, other)
+        return final(metrics, experiment, metric, optimizer) / final(metrics, experiment, metric, other)
 
     return measured
 
@@ -148,9 +155,8 @@ def literal_lambda(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 @CLAIMS("scb.fig1.vanilla_fails")
 def vanilla_fails(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The smaller final dA over its start of plain SGD with either step; a run that diverged counts as infinite."""
-    curves = [metrics.curve("main", "attention_distance", label) for label in ("raw_large", "raw_small")]
-    ends = [np.where(np.isnan(curve.final()), np.inf, curve.final()) / curve.at(0) for curve in curves]
-    return np.min(ends, axis=0)
+    ends = [final(metrics, "main", "attention_distance", label) for label in ("raw_large", "raw_small")]
+    return np.asarray(np.min(ends, axis=0) / metrics.value("main", "k_q"))
 
 
 # ---- Figure 1, steps ten times as large ----
@@ -160,8 +166,8 @@ def vanilla_fails(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 def scaled_failure(metrics: Metrics, experiments: Experiments) -> float:
     """The share of seeds with K_P >= 0.072 on which the proximal method converges and SGD does not."""
     strong = metrics.value("scaled_steps", "k_p") >= 0.072
-    prox, sgd = (metrics.value("scaled_steps", "attention_distance", o) for o in ("prox", "sgd_large"))
-    return float(((prox <= 0.01) & ~(sgd < 0.5))[strong].mean())
+    prox, sgd = (final(metrics, "scaled_steps", "attention_distance", o) for o in ("prox", "sgd_large"))
+    return float(((prox <= 0.01) & (sgd >= 0.5))[strong].mean())
 
 
 CLAIMS("scb.fig1.scaled_variance_p")(_over("scaled_steps", "value_distance", "sgd_large"))

@@ -114,6 +114,8 @@ class Descent:
         """
         with np.errstate(all="ignore"):  # a diverging run overflows; that is noted, not an error
             for step in range(first, last):
+                if not np.isnan(self.diverged_at).any():
+                    return  # nothing more can be recorded
                 for stream in batches:
                     stream.draw()
                 before = self.free.copy() if fixed else None

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from workflow.lib.contract import Draw, Drawing
 from workflow.lib.look import Look, looks
-from workflow.lib.papers.scb.claims import ahead, first_found
+from workflow.lib.papers.scb.claims import ahead, final, first_found
 from workflow.lib.papers.scb.metrics import SWITCHES
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.plan.model import Experiment, Optimizer
@@ -101,8 +101,10 @@ def _facts(metrics: Metrics, experiment: Runs, found: Mapping[str, Look]) -> dic
     right, seeds = _right(metrics, experiment), _seeds(metrics, experiment)
     finals: dict[str, list[str]] = {}
     for label, look in found.items():
-        curves = [metrics.curve(experiment.name, metric, label) for metric in DISTANCES]
-        middles = [float(_median(curve.final() / curve.at(0))) for curve in curves]
+        middles = []
+        for metric in DISTANCES:
+            start = metrics.value(experiment.name, metric, label, 0)
+            middles.append(float(_median(final(metrics, experiment.name, metric, label) / start)))
         finals[look.name] = ["diverged" if np.isnan(middle) else f"{middle:.2g}" for middle in middles]
     return {
         "seeds": len(seeds),
@@ -155,8 +157,8 @@ def _distances(
             if gone[index].any() or not np.isnan(diverged[index]):
                 last = np.flatnonzero(~gone[index]).max()
                 at = curve.steps[last] if gone[index].any() else diverged[index]
-                style = {"marker": "x", "color": look.color, "markersize": 5, "clip_on": False, "zorder": 5}
-                ax.plot(at, values[index, last], linestyle="none", **style)
+                cross: Any = {"marker": "x", "linestyle": "none", "markersize": 5, "clip_on": False, "zorder": 5}
+                ax.plot(at, values[index, last], color=look.color, **cross)
                 sheet.record(panel, f"{label}, seed {seed}, lost", [at], [values[index, last]])
         style = {**look.line, "linewidth": 3.6 if label == wide else 1.8}
         sheet.line(ax, panel, f"{label}, median", curve.steps, _median(values), **style)
@@ -527,7 +529,8 @@ def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
     _signs(sheet, right, metrics, main)
     letter(sheet.panels)
     for ax, side, columns in ((left, "left", 2), (right, "right", 1)):
-        sheet.figure.legend(*ax.get_legend_handles_labels(), loc=f"outside upper {side}", ncols=columns, fontsize=7.5)
+        place: Any = {"loc": f"outside upper {side}", "ncols": columns, "fontsize": 7.5}
+        sheet.figure.legend(*ax.get_legend_handles_labels(), **place)
     facts = {
         "rates": rates,
         "settings": dict(zip(rates, told, strict=True)),

@@ -20,7 +20,6 @@ from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import Metrics
 
 MASKED = {"rule": "adam", "lr": 0.01, "masked": 0.3, "texts": 200, "steps": 12, "warm_up": 4}
-WITHOUT_RATE = {key: value for key, value in MASKED.items() if key != "lr"}
 TUNED = {label: {**given, "start_from": "before"} for label, given in OPTIMIZERS.items()}
 STACKED_VIT: dict[str, Any] = {"pixels": 8, "patch": 4, "dropout": 0.0, "embedding_dropout": 0.0}
 
@@ -111,7 +110,6 @@ def test_the_start_is_no_rival_in_pictures() -> None:
         ),
         ({"before": {**MASKED, "masked": 1.5}}, "before.masked"),
         ({"before": {"rule": "adam", "lr": 0.01}}, "start_from: expected an entry with `masked`; 'before' learns"),
-        ({"before": {**WITHOUT_RATE, "rule": "polyak"}}, "masked: expected a rule with `lr`, which rises .* 'polyak'"),
         (
             {"tuned": {"sgd": {**MASKED, "rule": "sgd", "start_from": "before"}}},
             "sgd.start_from: a run with `masked` starts on its own",
@@ -122,6 +120,13 @@ def test_the_start_is_no_rival_in_pictures() -> None:
 def test_bad_starts_are_refused_by_name(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         texts(**changes)
+
+
+def test_a_rule_without_a_rate_is_refused() -> None:
+    e = texts()
+    without = e.optimizers["before"].model_copy(update={"hyperparameters": {}})
+    with pytest.raises(UserError, match="masked: expected a rule with `lr`, which rises and falls; found 'adam'"):
+        e.settings.route(without)
 
 
 def test_images_have_no_masked_words() -> None:

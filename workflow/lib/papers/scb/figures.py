@@ -405,13 +405,14 @@ def _matrices(sheet: Sheet, metrics: Metrics, experiment: Runs, single: int) -> 
         places = np.arange(states)
         marks = np.linspace(0, positions, 6).astype(int)[1:] - 1
         wide.set(ylabel="last token", title=attention_title)
-        wide.set(yticks=places, yticklabels=places + 1, xticks=marks, xticklabels=marks + 1)
+        named = [str(place + 1) for place in range(states)]
+        wide.set(yticks=places, yticklabels=named, xticks=marks, xticklabels=[str(mark + 1) for mark in marks])
         sheet.heat(small, f"value, {name}", name, values[model], cmap="Purples", vmin=0, vmax=top)
         for (to, current), value in np.ndenumerate(values[model]):
             colour = "white" if value > 0.6 * top else "black"
             small.text(current, to, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         small.set(ylabel="next", title=value_title, aspect="equal")
-        small.set(yticks=places, yticklabels=places + 1, xticks=places, xticklabels=places + 1)
+        small.set(yticks=places, yticklabels=named, xticks=places, xticklabels=named)
     bar = sheet.figure.colorbar(
         image, ax=list(sheet.panels[:, 0]), orientation="horizontal", aspect=50, pad=0.01, shrink=0.9
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from workflow.lib.rooms import make_plan
 
 QUICK = ("--configfile", str(ROOT / "tests" / "quick.yaml"))
 PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
+GLOSSARY = ROOT / "docs" / "glossary.md"
 FIGURES = [(paper.name, figure) for paper in PLAN.papers.values() for figure in paper.figures]
 
 
@@ -213,3 +215,15 @@ def test_report_holds_every_figure_and_the_claims(default_run: Path) -> None:
     for paper, figure in FIGURES:
         assert f"{paper}/figures/{figure}" in text or any(f"{figure}.png" in name for name in names), figure
     assert "claims.html" in text or any("claims" in name for name in names)
+
+
+def test_the_glossary_has_every_metric_of_a_run(default_run: Path) -> None:
+    """Every metric of every table stands in its paper's section, and nothing else does."""
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", GLOSSARY.read_text(), re.MULTILINE | re.DOTALL))
+    for paper in PLAN.papers:
+        folder = default_run / "results" / paper
+        tables = [pd.read_parquet(path, columns=["metric"]) for path in folder.glob("**/*.parquet")]
+        found = {str(metric) for table in tables for metric in table["metric"].unique()} - {"diverged_at"}
+        rows = [line.split("|")[1] for line in sections[paper].splitlines() if line.startswith("| `")]
+        told = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+        assert found == told, (paper, sorted(found - told), sorted(told - found))

@@ -8,7 +8,7 @@ from workflow.lib.datasets import Source, require
 from workflow.lib.downloads import Remote
 
 # The revision and the sum of the weights are recalled and were never held against a download; the sum of the
-# vocabulary was (specification, section 3.2). A wrong one ends in a clear message, not in wrong weights.
+# vocabulary was (docs/papers/ib.md, section 3.2). A wrong one ends in a clear message, not in wrong weights.
 _REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"
 _ADDRESS = f"https://huggingface.co/google-bert/bert-base-uncased/resolve/{_REVISION}/"
 _SHA256 = {

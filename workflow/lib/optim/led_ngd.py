@@ -20,7 +20,7 @@ class LedNGD(Rule):
     w_j <- w_j - other_lr (t + 1)^(-other_decay) g_j / ||g_last|| for the others.
     A zero leading gradient moves nothing. A scheduler sets `lr`, the leading parameter's alone.
 
-    Source: the joint rule "both by norm of grad_u" of the specification (papers/ib, section 5.3).
+    Source: a reading of the joint rule; docs/papers/ib.md, sections 5.1 and 7.3.
 
     Args:
         params: tensors or parameter groups, the leading parameter last; shape (runs, ...) when stacked.

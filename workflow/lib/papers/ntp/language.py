@@ -96,7 +96,7 @@ def encode(strings: Sequence[str], alphabet: str) -> tuple[np.ndarray, np.ndarra
 def random_sentences(
     vocabulary_size: int, sentences: int, lengths: Sequence[int], generator: np.random.Generator
 ) -> DataSet:
-    """A random realizable data set (the default data set of the specification, section 3; a choice of ours).
+    """A random realizable data set (docs/papers/ntp.md, section 3; a choice of ours).
 
     The collocation is a random permutation. Sentences of distinct tokens are drawn with a uniform length and a
     uniform optimal token; one that would contradict an order or make a token confused is drawn again.

@@ -1,4 +1,4 @@
-"""Targets, alignments, gaps and rates of finished runs (specification, section 6)."""
+"""Targets, alignments, gaps and rates of finished runs (docs/papers/ntp.md, section 7)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def key_query_target(data: DataSet) -> np.ndarray:
     """W_kq* of problem (3), shape (V, V): the least W with (x_opt - x_non)^T W x_L >= 1 in every sentence.
 
     Solved as a quadratic program over the pairs that occur. Proposition 2's closed form is not used: it holds only
-    if every optimal and non-optimal token of a query share a sentence (specification, section 8).
+    if every optimal and non-optimal token of a query share a sentence (docs/papers/ntp.md, section 7).
     """
     size = data.vocabulary_size
     target = np.zeros((size, size))

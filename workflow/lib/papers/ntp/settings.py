@@ -27,7 +27,7 @@ def learning_rates(optimizer: Optimizer[TwoStageOptions]) -> tuple[float, float]
 
 
 class TwoStage(Settings):
-    """What every two-stage run needs (specification, section 5)."""
+    """What every two-stage run needs (docs/papers/ntp.md, section 5)."""
 
     options = TwoStageOptions
 

@@ -12,7 +12,7 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     """The Euclidean norm of all entries of several tensors together.
 
     Computed as m * ||g / m|| with m = max|g|, because the plain sum of squares underflows to 0 once the
-    entries fall below 1e-162 (papers/ib, section 8).
+    entries fall below 1e-162 (docs/papers/ib.md, section 4.4).
 
     Args:
         tensors: each of shape (runs, ...) if stacked, else any shape.

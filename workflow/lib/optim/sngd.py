@@ -18,7 +18,7 @@ class SNGD(AdaptiveStep):
 
     A zero gradient moves nothing. Without eta_max and momentum every step has length lr.
 
-    Source: papers/ib, section 5.1; the exact form in the paper was not read, this is our choice.
+    Source: docs/papers/ib.md, section 5.1; the exact form in the paper was not read, this is our choice.
 
     Args:
         params: tensors or parameter groups; shape (runs, ...) when stacked.

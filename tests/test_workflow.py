@@ -170,7 +170,7 @@ def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
     one = outputs(tmp_path / "one")
     assert one == outputs(tmp_path / "four")
     assert one == outputs(tmp_path / "killed")
-    assert not list((tmp_path / "killed" / "results").rglob(".*-*")), "a temporary file was left behind"
+    assert not list((tmp_path / "killed" / "results").rglob(".*~*")), "a temporary file was left behind"
 
 
 def test_a_single_figure_needs_only_its_own_jobs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 import zipfile
@@ -24,7 +25,9 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    for left in path.parent.glob(f".{glob.escape(path.name)}~*"):  # by a run of the same job that was killed
+        left.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}~", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

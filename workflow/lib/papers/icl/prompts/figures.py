@@ -110,9 +110,10 @@ def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every: M
         for name, (numbers, _) in _groups(settings).items():
             seen = _known(metrics, experiment, "training_error", label, numbers)
             if seen is not None:
-                middle = np.nanmean(seen.values, axis=0)
+                there = ~np.isnan(seen.values).all(axis=0)  # not where every seed has diverged
+                middle = np.nanmean(seen.values[:, there], axis=0)
                 style = {"color": "black", "linestyle": TRAINING, "linewidth": 0.9}
-                sheet.line(ax, panel, f"{label}, {name}, training prompts", seen.steps, middle, **style)
+                sheet.line(ax, panel, f"{label}, {name}, training prompts", seen.steps[there], middle, **style)
     ax.axhline(settings.error_threshold, **THRESHOLD)
     ax.set(xlim=(0, settings.epochs), title=f"{_title(settings)}{', log axis' if log else ''}")
     ax.set(yscale="log") if log else ax.set(ylim=(0, None))

@@ -56,6 +56,7 @@ def sheet(label: str = "NGD", scale: float = 1.0) -> Sheet:
     drawn.points(marks, "bars", "each", [0, 1], [0.55, 0.95], marker="^", label="each seed")
     marks.set_xticks([0, 1], ["seen", "unseen"])
     drawn.heat(heat, "attention", "model", np.arange(6.0).reshape(2, 3))
+    heat.set(xticks=np.arange(3), xticklabels=np.arange(3) + 1)  # labels that are no texts yet
     drawn.record("scheme", "token", [0], [0], ax=schematic)
     schematic.set_axis_off()
     drawn.letter()

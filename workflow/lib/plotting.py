@@ -95,7 +95,7 @@ class _Entry:
     def strokes(self) -> list[float]:
         """Lengths of dashes and gaps in units of the line's width; empty for a solid line."""
         named = {"--": [3.7, 1.6], "dashed": [3.7, 1.6], ":": [1, 1.65], "dotted": [1, 1.65], "-.": [6.4, 1.6, 1, 1.6]}
-        return named.get(self.dash, []) if isinstance(self.dash, str) else list(self.dash[1])
+        return named.get(self.dash, []) if isinstance(self.dash, str) else [float(stroke) for stroke in self.dash[1]]
 
 
 class DrawnFigure(Figure):
@@ -361,7 +361,8 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
     ticks = None
     if isinstance(axis.get_major_locator(), FixedLocator):
         marks = [float(place) for place in axis.get_majorticklocs()]
-        ticks = [list(tick) for tick in zip(marks, axis.get_major_formatter().format_ticks(marks), strict=True)]
+        labels = axis.get_major_formatter().format_ticks(marks)
+        ticks = [[mark, str(label)] for mark, label in zip(marks, labels, strict=True)]
     scale = axis.get_scale()
     found = {"label": axis.get_label_text(), "scale": scale, "limits": [float(end) for end in limits], "ticks": ticks}
     if scale in ("linear", "log"):

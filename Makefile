@@ -25,7 +25,7 @@ lint: .venv/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --check Snakefile workflow
+	snakefmt --check workflow
 	snakemake --lint
 
 # uv is used where it is installed; it reads no pip settings, so a folder of wheels is handed on to it.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SNAKEFILE = Path("workflow", "Snakefile")
 
 
 def snakemake(
@@ -24,7 +25,7 @@ def snakemake(
             "-m",
             "snakemake",
             "--snakefile",
-            str(project / "Snakefile"),
+            str(project / SNAKEFILE),
             "--directory",
             str(directory),
             *list(arguments),

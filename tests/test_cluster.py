@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, dry_run, experiments, slurm_jobs
-from tests.conftest import ROOT, environment, job_counts
+from tests.conftest import ROOT, SNAKEFILE, environment, job_counts
 from workflow.lib import cluster
 from workflow.lib.errors import UserError
 from workflow.lib.plan.reading import read_yaml
@@ -152,7 +152,7 @@ def test_the_profile_without_a_cluster_ends_with_one_message(tmp_path: Path) -> 
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", str(PROFILE)]
-    command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(ROOT / "tests" / "quick.yaml")]
+    command += ["--snakefile", str(ROOT / SNAKEFILE), "--configfile", str(ROOT / "tests" / "quick.yaml")]
     done = subprocess.run(
         command,
         cwd=tmp_path,

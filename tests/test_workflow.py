@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
+from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
 from workflow.lib import rooms
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -109,7 +109,7 @@ def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> 
     (elsewhere / "workflow").mkdir(parents=True)
     (elsewhere / "workflow" / "__init__.py").write_text("raise RuntimeError('the working folder was imported')\n")
     environ = {key: value for key, value in environment(project).items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--cores", "1"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / SNAKEFILE), "--cores", "1"]
     target = "results/ntp/data/example/0.npz"
     done = subprocess.run([*command, target], cwd=elsewhere, env=environ, capture_output=True, text=True)
     assert done.returncode != 0
@@ -151,7 +151,7 @@ def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
     snakemake(tmp_path / "one", "--cores", "1", *QUICK)
     snakemake(tmp_path / "four", "--cores", "4", *QUICK)
 
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *QUICK]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / SNAKEFILE), "--cores", "2", *QUICK]
     running = subprocess.Popen(
         command, cwd=tmp_path / "killed", env=environment(ROOT), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -195,7 +195,7 @@ def test_lint_is_clean(tmp_path: Path) -> None:
 
 
 def test_rules_are_formatted_and_name_no_paper() -> None:
-    files = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
+    files = [ROOT / SNAKEFILE, *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
     done = subprocess.run(
         [sys.executable, "-m", "snakefmt", "--check", *map(str, files)], capture_output=True, text=True, cwd=ROOT
     )

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from math import ceil
 
-from tests.conftest import ROOT, environment, job_counts
+from tests.conftest import ROOT, SNAKEFILE, environment, job_counts
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -50,7 +50,7 @@ def experiments() -> list[Experiment]:
 
 def dry_run(*arguments: str) -> tuple[str, float]:
     """What a dry run that starts from nothing prints, and its CPU seconds."""
-    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(ROOT / SNAKEFILE), *arguments]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, env=environment(ROOT), capture_output=True, text=True, check=True)

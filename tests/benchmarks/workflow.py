@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks import Benchmark
-from tests.conftest import ROOT, environment, job_counts
+from tests.conftest import ROOT, SNAKEFILE, environment, job_counts
 
 # What a job of each stage imports before its work begins, for one paper's room.
 IMPORTS = {
@@ -30,7 +30,7 @@ def tables(quick: bool) -> Iterator[str]:
     """One paper's whole run on one core, in CPU seconds; left out of the quick benchmark."""
     if quick:
         return
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--config", "papers=[ntp]"]
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / SNAKEFILE), "--config", "papers=[ntp]"]
     with tempfile.TemporaryDirectory() as folder:
         planned, plan = _cpu([*snakemake, "-n"], Path(folder))
         total, _ = _cpu([*snakemake, "--cores", "1"], Path(folder))

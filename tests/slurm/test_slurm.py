@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
+from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
 from tests.slurm.cluster import ACCOUNT, TrialCluster, Unavailable, install, parse_fields
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -70,7 +70,7 @@ class Submitter:
     def command(self, directory: Path, *arguments: str, profile: Path | None = None) -> list[str]:
         directory.mkdir(exist_ok=True)
         chosen = profile or self.project / PROFILE
-        fixed = ["--workflow-profile", str(chosen), "--snakefile", str(self.project / "Snakefile")]
+        fixed = ["--workflow-profile", str(chosen), "--snakefile", str(self.project / SNAKEFILE)]
         return [sys.executable, "-m", "snakemake", *fixed, "--directory", str(directory), *POLL_OFTEN, *arguments]
 
     @property

@@ -106,7 +106,7 @@ def caption_template(wildcards):
     """The text of a figure's caption, relative to the working directory where that is shorter."""
     with exit_on_user_error():
         drawing = planned(wildcards).figure(wildcards.figure).drawing
-    path = f"{HERE}/workflow/report/{wildcards.paper}/{drawing}.rst"
+    path = f"{ROOT}/workflow/report/{wildcards.paper}/{drawing}.rst"
     return min((path, os.path.relpath(path)), key=len)
 
 
@@ -207,6 +207,12 @@ def needs(what):
         return asked * attempt if what == "mem_mb" else asked
 
     return needed
+
+
+def gpus(wildcards):
+    """GPUs that a training job occupies: none on a machine where it trains on the CPU. A cluster checks the device."""
+    asked = planned(wildcards).settings.needs().gpu
+    return 0 if plan.device == "cpu" and workflow.local_exec else asked
 
 
 def gpu_runs():

@@ -49,4 +49,4 @@ use rule train as train_on_gpu with:
     resources:
         mem_mb=needs("mem_mb"),
         runtime=needs("runtime"),
-        gpu=needs("gpu"),
+        gpu=gpus,

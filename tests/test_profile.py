@@ -1,0 +1,58 @@
+"""The default profile: found without being named, and one run at a time on the one GPU of a workstation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SNAKEFILE, environment, snakemake
+
+PROFILE = (ROOT / SNAKEFILE).parent / "profiles" / "default"
+
+# Eight jobs that each want the card for themselves, and fail where another one has it.
+ONE_CARD = """
+rule all:
+    input: expand("{job}.txt", job=range(8))
+
+rule occupy:
+    output: "{job}.txt"
+    resources: gpu=1
+    shell: "mkdir card; sleep 0.2; rmdir card; touch {output}"
+"""
+
+
+def workstation(folder: Path, *arguments: str) -> int:
+    (folder / "Snakefile").write_text(ONE_CARD)
+    shutil.copytree(PROFILE, folder / "profiles" / "default")
+    command = [sys.executable, "-m", "snakemake", "--cores", "4", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(ROOT), capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("bound", "fails"), [((), 0), (("--resources", "gpu=4"), 1)])
+def test_one_job_at_a_time_has_the_gpu(tmp_path: Path, bound: tuple[str, ...], fails: int) -> None:
+    assert workstation(tmp_path, *bound) == fails
+
+
+@pytest.mark.parametrize("where", ["in the project", "elsewhere"])
+def test_snakemake_finds_workflow_and_profile(tmp_path: Path, where: str) -> None:
+    named = [] if where == "in the project" else ["--snakefile", str(ROOT / SNAKEFILE)]
+    command = [sys.executable, "-m", "snakemake", "-n", *named, "results/ntp/figures/fig1.pdf"]
+    folder = ROOT if where == "in the project" else tmp_path
+    more = ["--directory", str(tmp_path)]
+    done = subprocess.run([*command, *more], cwd=folder, env=environment(ROOT), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"Using workflow specific profile \S*workflow/profiles/default for", done.stderr)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("auto", 1)])
+def test_a_run_on_the_cpu_waits_for_no_gpu(tmp_path: Path, device: str, gpus: int) -> None:
+    run = "results/ib/runs/vit_mnist/sgd/0.parquet"
+    done = snakemake(tmp_path, "-n", run, "--config", "seeds_per_job=1", f"device={device}")
+    asked = re.search(r"rule train_on_gpu:.*?resources: ([^\n]*)", done.stdout + done.stderr, re.DOTALL)
+    assert asked is not None
+    assert re.search(r"\bgpu=(\d+)", f"{asked[1]}, gpu=0")[1] == str(gpus)  # type: ignore[index]

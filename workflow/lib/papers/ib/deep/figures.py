@@ -75,7 +75,7 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     drawn.train_loss(loss)
     drawn.test_accuracy(accuracy)
     drawn.bands(length, "step length", "step_length")
-    length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length", title="step length")
+    length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length of steps", title="steps")
     length.xaxis.set_minor_formatter(NullFormatter())
     drawn.epochs(length, marked=True)
     return drawn.finished(extra=True)
@@ -159,8 +159,9 @@ class _Panels:
         if marked:
             for epoch in [n for n in (1, 10, 100) if n <= last]:
                 ax.axvline(epoch * self.per_epoch, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
-                at, fraction = (epoch * self.per_epoch, 0), ("data", "axes fraction")
-                ax.annotate(f"{epoch} ep.", at, (2, 3), fraction, "offset points", fontsize=SMALL, color=GREY)
+                at, fraction = (epoch * self.per_epoch, 1), ("data", "axes fraction")  # above all curves
+                style: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "ha": "center"}
+                ax.annotate(f"{epoch} ep.", at, (0, 2), fraction, "offset points", **style)
             return
         ticks = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= last]
         ax.set_xticks(ticks, [str(n) for n in ticks])

@@ -1,0 +1,141 @@
+"""Every figure of the default run on paper: sizes, type, texts that collide, curves that are cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import layout
+from workflow.lib import plotting, rooms
+from workflow.lib.plan.reading import ROOT, read_yaml
+from workflow.lib.plotting import MEDIUM, RED, Sheet
+from workflow.lib.rooms import make_plan
+from workflow.lib.tables import read_metrics
+
+PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
+
+
+@pytest.mark.parametrize("name", PLAN.papers)
+def test_every_figure(name: str, default_run: Path) -> None:
+    paper, found = PLAN.papers[name], {}
+    tables = default_run / "results" / name / "metrics"
+    for figure in paper.figures.values():
+        experiments = [paper.experiment(experiment) for experiment in figure.experiments]
+        metrics = read_metrics({e.name: tables / f"{e.name}.parquet" for e in experiments})
+        with plotting.look():
+            drawing = rooms.figures(name)[figure.drawing](metrics, *experiments)
+            plotting.finished(drawing.figure)
+            found[figure.name] = layout.faults(drawing.figure)
+    assert {figure: faults for figure, faults in found.items() if faults} == {}
+
+
+def sound(size: tuple[float, float] = (MEDIUM, 2.5)) -> Sheet:
+    """Two panels with everything that may stand in a figure."""
+    sheet = Sheet(1, 2, size=size)
+    left, right = sheet.panels[0]
+    x = np.arange(1, 101)
+    sheet.line(left, "loss", "ngd", x, 1 / x, color=RED, label="NGD")
+    left.set(xscale="log", yscale="log", xlabel="steps", ylabel="$L$", title="loss", ylim=(5e-3, 2))
+    sheet.points(right, "ends", "ngd", [0, 1], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7], color=RED, label="NGD")
+    right.set(xlabel="seed", title="ends")
+    right.text(0.05, 0.9, "two seeds", transform=right.transAxes)
+    sheet.letter()
+    sheet.legend()
+    return sheet
+
+
+def test_a_sound_figure_has_no_fault() -> None:
+    assert layout.faults(sound().figure) == []
+    lost = sound()
+    lost.panels[0, 0].set_ylim(0.5, 2)
+    lost.points(lost.panels[0, 0], "loss", "lost", [2], [0.5], color=RED, marker="x")
+    assert layout.faults(lost.figure) == []  # where the curve leaves is a mark
+
+
+def narrow(sheet: Sheet) -> None:
+    sheet.figure.set_size_inches(5, 2.5)
+
+
+def tall(sheet: Sheet) -> None:
+    sheet.figure.set_size_inches(MEDIUM, 1.6 * MEDIUM)
+
+
+def small(sheet: Sheet) -> None:
+    sheet.panels[0, 1].tick_params(labelsize=6)
+
+
+def long_title(sheet: Sheet) -> None:
+    sheet.panels[0, 1].set_title("a title that is longer than half the width of the page is", loc="left")
+
+
+def beyond_the_page(sheet: Sheet) -> None:
+    sheet.figure.text(0.99, 0.5, "said at the edge")
+
+
+def crowded_ticks(sheet: Sheet) -> None:
+    sheet.panels[0, 1].set_xticks([0, 0.5, 1], 3 * ["somewhere along the whole way"])
+
+
+def text_on_text(sheet: Sheet) -> None:
+    sheet.panels[0, 1].text(0.15, 0.9, "the same", transform=sheet.panels[0, 1].transAxes)
+
+
+def legend_on_text(sheet: Sheet) -> None:
+    sheet.panels[0, 1].legend(loc="upper left", frameon=False)
+
+
+def curve_through_text(sheet: Sheet) -> None:
+    sheet.panels[0, 0].text(10, 0.1, "tenth step", ha="center", va="center")
+
+
+def curve_below(sheet: Sheet) -> None:
+    sheet.panels[0, 0].set_ylim(0.05, 2)
+
+
+def curve_at_zero(sheet: Sheet) -> None:
+    """A log axis has no place for zero: the curve falls out of the frame."""
+    sheet.line(sheet.panels[0, 0], "loss", "gd", [1, 10, 100], [1, 0.5, 0], color="black")
+
+
+def curve_from_elsewhere(sheet: Sheet) -> None:
+    sheet.panels[0, 0].set_xlim(10, 100)
+
+
+def marked_by_another(sheet: Sheet) -> None:
+    """A mark of another curve is no mark of this one."""
+    sheet.panels[0, 0].set_ylim(0.5, 2)
+    sheet.points(sheet.panels[0, 0], "loss", "lost", [2], [0.5], color="black", marker="x")
+
+
+def band_below(sheet: Sheet) -> None:
+    sheet.panels[0, 0].fill_between([1, 100], [1e-4, 1e-4], [1, 1], color=RED, alpha=0.2)
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (narrow, "5 in wide"),
+        (tall, "high, more than 1.5 times"),
+        (small, "6 points"),
+        (long_title, "is cut off"),
+        (beyond_the_page, "'said at the edge' is cut off"),
+        (crowded_ticks, "'somewhere along the whole way' and 'somewhere along the whole way' lie on one another"),
+        (text_on_text, "'two seeds' and 'the same' lie on one another"),
+        (legend_on_text, "'two seeds' and 'NGD' lie on one another"),
+        (curve_through_text, "a curve runs through 'tenth step'"),
+        (curve_below, "(a) loss: a curve leaves the frame unmarked"),
+        (curve_at_zero, "(a) loss: a curve leaves the frame unmarked"),
+        (curve_from_elsewhere, "(a) loss: a curve begins outside the frame"),
+        (marked_by_another, "(a) loss: a curve leaves the frame unmarked"),
+        (band_below, "(a) loss: a band leaves the frame"),
+    ],
+)
+def test_a_planted_fault_is_found(plant: Callable[[Sheet], None], told: str) -> None:
+    sheet = sound()
+    plant(sheet)
+    with plotting.look():
+        found = layout.faults(sheet.figure)
+    assert any(told in fault for fault in found), found

@@ -406,14 +406,6 @@ def test_a_diverging_run_is_recorded() -> None:
     assert any("GD: 2 runs diverged" in text.get_text() for text in drawing.figure.axes[0].texts)
 
 
-def test_recorded_steps_share_one_grid() -> None:
-    assert recorded_steps(1).tolist() == [0, 1]
-    assert recorded_steps(10).tolist() == list(range(11))
-    long, short = recorded_steps(4000), recorded_steps(777)
-    assert {1, 10, 100, 1000, 4000} <= set(long.tolist())
-    assert set(short.tolist()) - {777} <= set(long.tolist())
-
-
 # ---- max-margin targets ----
 
 

@@ -11,7 +11,6 @@ from workflow.lib.contract import Job
 from workflow.lib.papers.icl.population.data import QUERIES
 from workflow.lib.papers.icl.population.metrics import first_crossing
 from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, FinitePrompts
-from workflow.lib.papers.icl.population.training import snapshot_steps
 
 
 def population_of(name, **changes):
@@ -99,11 +98,3 @@ def test_times_interpolate_and_may_be_missing():
     assert first_crossing(times, np.array([0.0, -1.0, 1.0, 2.0])) == 0.0
     assert np.isnan(first_crossing(times, np.full(4, -1.0)))
     assert np.isnan(first_crossing(times, np.full(4, np.nan)))
-
-
-def test_snapshots_hold_the_start_and_the_end():
-    for iterations in (1, 7, 1000):
-        steps = snapshot_steps(iterations, 30)
-        assert steps[0] == 0
-        assert steps[-1] == iterations
-        assert (np.diff(steps) > 0).all()

@@ -20,10 +20,10 @@ from workflow.lib.papers.ntp.data import generate
 from workflow.lib.papers.ntp.settings import RandomSentences
 from workflow.lib.papers.ntp.training import train
 from workflow.lib.plan import matrix
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer, Options
 from workflow.lib.plan.schema import paper_schema
 from workflow.lib.rooms import load_paper
-from workflow.lib.settings import Options
 from workflow.lib.sources import modules
 
 HEAVY = "tests.heavy_ball.HeavyBall"
@@ -88,7 +88,7 @@ def test_good_values_are_read() -> None:
 def test_a_user_s_file_that_does_not_load_is_one_message(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.py").write_text(text)
     code = (
-        "from workflow.lib.plan.model import Optimizer; from workflow.lib.settings import Options\n"
+        "from workflow.lib.plan.model import Optimizer; from workflow.lib.plan.settings import Options\n"
         "Optimizer.read('a', {'rule': 'mine.Mine'}, Options, 'here')"
     )
     done = subprocess.run(

@@ -12,8 +12,7 @@ import torch
 from tests.reference import ib_deep as plain
 from workflow.lib import optim
 from workflow.lib.errors import UserError
-from workflow.lib.plan.model import Optimizer
-from workflow.lib.settings import Options
+from workflow.lib.plan.optimizer import Optimizer, Options
 
 
 def problem(seed: int = 0, runs: int | None = None) -> tuple[list[torch.Tensor], Callable[[list[torch.Tensor]], Any]]:

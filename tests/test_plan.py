@@ -17,7 +17,8 @@ from workflow.lib import rooms
 from workflow.lib.cli import main
 from workflow.lib.errors import UserError
 from workflow.lib.plan import jobs
-from workflow.lib.plan.model import Setting, block_seeds
+from workflow.lib.plan.evidence import Setting
+from workflow.lib.plan.model import block_seeds
 from workflow.lib.plan.reading import ROOT, read_yaml
 from workflow.lib.rooms import load_paper, make_plan
 

@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from workflow.lib import rooms
 from workflow.lib.plan.reading import read_yaml
+from workflow.lib.plan.settings import Needs, Settings
 from workflow.lib.rooms import load_paper, make_plan
-from workflow.lib.settings import Needs, Settings
 
 PAPERS = rooms.papers()
 EXPERIMENTS = [(p, e) for p in PAPERS for e in load_paper(p).experiments]

@@ -30,7 +30,8 @@ from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.papers.scb.training import train
 from workflow.lib.plan.matrix import ELSEWHERE, example
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import DATA, Metrics, NotRecordedError
 
 FAST = {"boosting": {"lr": 0.1}}

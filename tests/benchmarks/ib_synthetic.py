@@ -13,7 +13,8 @@ from tests.reference import ib_synthetic as plain
 from workflow.lib import rooms
 from workflow.lib.papers.ib.synthetic.data import generate
 from workflow.lib.papers.ib.synthetic.training import descend, layer_of
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 
 SEEDS = 5
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import jinja2
 
-from workflow.lib.plan.model import Experiment, Paper, Setting
+from workflow.lib.plan.evidence import Setting
+from workflow.lib.plan.model import Experiment, Paper
 
 MEANINGS = {
     "paper": "read in the paper",

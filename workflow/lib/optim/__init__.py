@@ -24,7 +24,7 @@ configuration `rule` is a name of this folder, or the dotted path of any other `
 `torch.optim.AdamW` or `my_package.my_module.MyOptimizer`, importable from the folder that the command runs in.
 
 A file's class takes its parameters, then hyper-parameters whose annotations are the number types of
-`workflow.lib.settings`, and has a static method `traits` that says what rooms have to know (`Traits`).
+`workflow.lib.number_types`, and has a static method `traits` that says what rooms have to know (`Traits`).
 """
 
 from __future__ import annotations

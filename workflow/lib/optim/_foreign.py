@@ -19,9 +19,9 @@ from pydantic import BaseModel
 
 from workflow.lib import startup
 from workflow.lib.errors import UserError, unknown
+from workflow.lib.number_types import Real, Whole
 from workflow.lib.optim import _reading
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Real, Whole
 
 if TYPE_CHECKING:
     import torch

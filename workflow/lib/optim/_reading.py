@@ -2,7 +2,7 @@
 
 Importing torch takes 2 s, too long for every start of the workflow and every stage that only checks a configuration.
 So a rule's file is parsed and not imported, and two parts of it are evaluated alone: the annotations and defaults of
-the constructor's arguments, in which the number types of `workflow.lib.settings` and `Literal` may stand; and the
+the constructor's arguments, in which the number types of `workflow.lib.number_types` and `Literal` may stand; and the
 static method `traits`, which may use `Traits` and its arguments. This is this folder's own text; a class from
 elsewhere is imported (`_foreign`). Whatever reads a rule in this way is in this file.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from workflow.lib import settings
+from workflow.lib import number_types
 from workflow.lib.optim.traits import Traits
 
 # Said by the code that runs an optimizer, not by a configuration.
@@ -37,7 +37,7 @@ def hyperparameters(path: Path) -> type[BaseModel]:
     found = next(item for item in _functions(path) if item.name == "__init__").args
     positional = found.args[2:]  # after self and params
     defaults = [None] * (len(positional) - len(found.defaults)) + found.defaults[-len(positional) or len(found.args) :]
-    known = {**vars(settings), "Literal": Literal}
+    known = {**vars(number_types), "Literal": Literal}
     fields: dict[str, Any] = {}
     for argument, default in zip([*positional, *found.kwonlyargs], [*defaults, *found.kw_defaults], strict=True):
         if argument.arg in INTERNAL:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import NonNegative, Positive, Probability
 from workflow.lib.optim._rule import Checked
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import NonNegative, Positive, Probability
 
 
 class Adam(Checked, torch.optim.Adam):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import Positive
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Positive
 
 
 class GD(Rule):

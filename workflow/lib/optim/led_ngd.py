@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import NonNegative, Positive
 from workflow.lib.optim._norms import joint_norm, per_run
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import NonNegative, Positive
 
 
 class LedNGD(Rule):

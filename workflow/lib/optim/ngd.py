@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import NonNegative, Positive
 from workflow.lib.optim._norms import unit
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import NonNegative, Positive
 
 
 class NGD(Rule):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import Positive
 from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Positive
 
 
 class Polyak(Rule):

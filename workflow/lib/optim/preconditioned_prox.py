@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from workflow.lib.number_types import NonNegative, Positive
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import NonNegative, Positive
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import Positive, Probability
 from workflow.lib.optim._adaptive import direction
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Positive, Probability
 
 
 class SGD(Rule):

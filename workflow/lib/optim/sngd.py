@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import Positive, Probability
 from workflow.lib.optim._adaptive import AdaptiveStep
 from workflow.lib.optim._norms import ratio
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Positive, Probability
 
 
 class SNGD(AdaptiveStep):

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch.optim.optimizer import ParamsT
 
+from workflow.lib.number_types import Count, NonNegative, Positive, Probability, Real
 from workflow.lib.optim._adaptive import AdaptiveStep
 from workflow.lib.optim._norms import ratio
 from workflow.lib.optim.traits import Traits
-from workflow.lib.settings import Count, NonNegative, Positive, Probability, Real
 
 
 class SPS(AdaptiveStep):

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from workflow.lib import optim
 from workflow.lib.errors import UserError
-from workflow.lib.plan.model import Experiment, Optimizer, Paper
+from workflow.lib.plan.model import Experiment, Paper
+from workflow.lib.plan.optimizer import Optimizer
 
 # Rules from elsewhere that stand for their kind: entrywise, and evaluating the loss again within a step.
 ELSEWHERE = ("torch.optim.RMSprop", "torch.optim.AdamW", "torch.optim.LBFGS")

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
+from typing import Annotated, Any, Generic, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypeVar
 
-from workflow.lib import optim
 from workflow.lib.errors import UserError, unknown
-from workflow.lib.optim.traits import Traits
+from workflow.lib.number_types import Count, Index
 from workflow.lib.plan import reading
 from workflow.lib.plan.checking import checked, named
-from workflow.lib.settings import Count, Index, Options, Settings
+from workflow.lib.plan.evidence import Model, Setting, Source, at
+from workflow.lib.plan.optimizer import O, Optimizer
+from workflow.lib.plan.settings import Settings
 from workflow.lib.streams import Seed
 
-if TYPE_CHECKING:
-    import torch
-
-Source = Literal["paper", "inferred", "recalled", "derived", "choice", "user"]
 S = TypeVar("S", bound=Settings, default=Any)
-O = TypeVar("O", bound=Options, default=Any)  # noqa: E741
-
-# Labels that the tables of metrics use for something else.
-RESERVED = ("data",)
 
 
 @dataclass(frozen=True)
@@ -49,103 +41,7 @@ class Room:
     claims: Callable[[], Collection[str]]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@contextmanager
-def _at(where: str) -> Iterator[None]:
-    """Say where a mistake is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-class Setting(_Model):
-    """A value with its evidence."""
-
-    value: Any
-    source: Source = Field("user", description="one of paper, inferred, recalled, derived, choice, user")
-    where: str = ""
-
-    @classmethod
-    def read(cls, found: Any, where: str) -> Setting:
-        """A setting from `{value, source, where}` or from a bare value, which is the user's."""
-        told = isinstance(found, Mapping) and bool({"value", "source", "where"} & set(found))
-        return checked(cls, found if told else {"value": found}, where)
-
-    def bare(self) -> Any:
-        """The value alone, in a form that `read` takes."""
-        return {"value": self.value} if isinstance(self.value, Mapping) else self.value
-
-
-class Optimizer(_Model, Generic[O]):
-    """An entry under `optimizers`: a rule with its hyper-parameters, and the room's own options.
-
-    `start_from` is the label of the entry whose runs end where these begin, None where they begin on their own.
-    """
-
-    label: str
-    rule: str
-    start_from: str | None = None
-    given: Mapping[str, Setting]
-    hyperparameters: Mapping[str, Any]
-    options: O
-
-    @classmethod
-    def read(cls, label: str, entry: Any, options: type[Options], where: str) -> Optimizer:
-        """Check one entry.
-
-        Raises:
-            UserError: naming the key, what was found and what is allowed.
-        """
-        if named(label, where) in RESERVED:
-            raise UserError(f"{where}: the label {label!r} is taken by the tables; choose another one with `rule:`")
-        if not isinstance(entry, Mapping):
-            raise UserError(
-                f"{where}: expected a mapping of hyper-parameters to values, which may be empty ({{}}); found {entry!r}"
-            )
-        given = {key: Setting.read(value, f"{where}.{key}") for key, value in entry.items()}
-        if isinstance(entry.get("rule"), str):  # a name, not a number: nothing to give evidence for
-            given["rule"] = given["rule"].model_copy(update={"source": "choice"})
-        rule = given["rule"].value if "rule" in given else label
-        with _at(where):
-            known = optim.hyperparameters(rule)
-        start = given["start_from"].value if "start_from" in given else None
-        if not isinstance(start, str | None):
-            raise UserError(f"{where}.start_from: expected the label of another entry; found {start!r}")
-        values = {key: setting.value for key, setting in given.items() if key not in ("rule", "start_from")}
-        anything = known.model_config.get("extra") == "allow"
-        for key in values:
-            if key not in known.model_fields and key not in options.model_fields and not anything:
-                allowed = [*known.model_fields, *options.model_fields]
-                raise UserError(f"{where}: {unknown('hyper-parameter', key, allowed)}")
-        rest = {k: v for k, v in values.items() if k in options.model_fields and k not in known.model_fields}
-        own = checked(known, {k: v for k, v in values.items() if k not in rest}, where, "hyper-parameter")
-        hyperparameters = {key: getattr(own, key) for key in (*known.model_fields, *(own.model_extra or ()))}
-        with _at(where):
-            optim.check(rule, hyperparameters)
-        return cls(
-            label=label,
-            rule=rule,
-            start_from=start,
-            given=given,
-            hyperparameters=hyperparameters,
-            options=checked(options, rest, where, "option"),  # type: ignore[arg-type]  # of the kind's own class
-        )
-
-    @property
-    def traits(self) -> Traits:
-        """What a room has to know of the rule with these hyper-parameters."""
-        return optim.traits(self.rule, self.hyperparameters)
-
-    def build(self, parameters: Any, *, stacked: bool = False, **more: Any) -> torch.optim.Optimizer:
-        """Make the torch optimizer for some parameters, with some hyper-parameters changed; see `optim.build`."""
-        return optim.build(self.rule, parameters, stacked=stacked, **{**self.hyperparameters, **more})
-
-
-class _Entry(_Model):
+class _Entry(Model):
     """An experiment as its YAML gives it."""
 
     kind: str
@@ -157,14 +53,14 @@ class _Entry(_Model):
     optimizers: dict[str, Any] = Field(description="labels with their hyper-parameters")
 
 
-class _Draws(_Model):
+class _Draws(Model):
     """How many seeds an experiment has, and which stream of random numbers they draw from."""
 
     seeds: Annotated[Count, Field(le=100_000)] = Field(description="a whole number of at least 1")
     stream: Annotated[Index, Field(le=100_000)] = Field(description="a whole number of at least 0")
 
 
-class Experiment(_Model, Generic[S, O]):
+class Experiment(Model, Generic[S, O]):
     """One experiment: typed settings and optimizers, and what the YAML gave, every value with its evidence.
 
     Experiments of a paper with one `stream` and equal settings see the same random numbers. `folders` are those of the
@@ -202,7 +98,7 @@ class Experiment(_Model, Generic[S, O]):
             for label, values in entry.optimizers.items()
         }
         for label, optimizer in optimizers.items():
-            with _at(f"{where}.optimizers.{label}"):
+            with at(f"{where}.optimizers.{label}"):
                 settings.route(optimizer)
             _check_start(label, optimizers, settings, f"{where}.optimizers")
         drawn = {
@@ -271,13 +167,13 @@ def _check_start(label: str, optimizers: Mapping[str, Optimizer], settings: Sett
     """Refuse a start from an unknown entry, from itself, or from what the kind of experiment cannot go on from."""
     chain = [label]
     while (start := optimizers[chain[-1]].start_from) is not None:
-        at = f"{where}.{chain[-1]}.start_from"
+        place = f"{where}.{chain[-1]}.start_from"
         if start not in optimizers:
-            raise UserError(f"{at}: {unknown('optimizer', start, optimizers)}")
+            raise UserError(f"{place}: {unknown('optimizer', start, optimizers)}")
         if start in chain:
             circle = " <- ".join([*chain, start])
-            raise UserError(f"{at}: expected to reach runs that start on their own; found the circle {circle}")
-        with _at(at):
+            raise UserError(f"{place}: expected to reach runs that start on their own; found the circle {circle}")
+        with at(place):
             settings.check_start(optimizers[chain[-1]], optimizers[start])
         chain.append(start)
 
@@ -304,7 +200,7 @@ def block_seeds(name: str) -> list[int]:
     return seeds
 
 
-class Figure(_Model):
+class Figure(Model):
     """One figure: the experiments it draws, and `draws`, the drawing function, by default the figure's own."""
 
     name: str
@@ -318,7 +214,7 @@ class Figure(_Model):
         return self.draws or self.name
 
 
-class Claim(_Model):
+class Claim(Model):
     """One entry of a paper's ledger, with its acceptance band (an open end is None).
 
     `source` says where the claim comes from, `band` where the band does (the same unless said); `share` of the seeds
@@ -351,7 +247,7 @@ class Claim(_Model):
         return f"{told} ({self.where})" if self.where else told
 
 
-class _Paper(_Model):
+class _Paper(Model):
     """A paper as its YAML gives it."""
 
     title: str = ""
@@ -362,7 +258,7 @@ class _Paper(_Model):
     claims: dict[str, Any] = Field(default_factory=dict)
 
 
-class Paper(_Model):
+class Paper(Model):
     """One paper of the plan."""
 
     name: str
@@ -457,7 +353,7 @@ def _names(found: Any) -> Any:
     return found
 
 
-class _Run(_Model):
+class _Run(Model):
     """What `config/config.yaml` says beside the papers."""
 
     seeds: Annotated[Count, Field(le=100_000)] | None = Field(

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from workflow.lib import optim
-from workflow.lib.plan.model import Claim, Config, Figure, Room, Setting
+from workflow.lib.plan.evidence import Setting
+from workflow.lib.plan.model import Claim, Config, Figure, Room
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _LABEL = {"type": "string", "description": "the label of the entry whose runs end where these begin"}

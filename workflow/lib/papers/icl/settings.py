@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from workflow.lib.settings import Count, Options, Probability, Settings
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
+from workflow.lib import grids
+from workflow.lib.number_types import Count, Probability
+from workflow.lib.plan.optimizer import Optimizer, Options
+from workflow.lib.plan.settings import Settings
 
 # How far probabilities may sum, and dot products of features lie, from what they should be.
 TOLERANCE = 1e-8
@@ -111,7 +111,7 @@ class Prompts(Settings):
     @property
     def recorded(self) -> list[int]:
         """The epochs at which something is recorded: every `record_every`-th and the last."""
-        return sorted({*range(0, self.epochs + 1, self.record_every), self.epochs})
+        return grids.regular(self.epochs, self.record_every)
 
     @property
     def checked_at(self) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow.lib.errors import UserError
-from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
+from workflow.lib.number_types import Count, NonNegative, Positive
+from workflow.lib.plan.optimizer import Optimizer, Options
+from workflow.lib.plan.settings import Settings
 
 
 class TwoStageOptions(Options):

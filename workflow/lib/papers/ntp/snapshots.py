@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from workflow.lib import grids
+
 
 def snapshot_steps(steps: int) -> np.ndarray:
-    """The steps at which parameters are kept: each of the first ten, then every 5th, 10th and 100th."""
-    grid = np.r_[0:10, 10:100:5, 100:1000:10, 1000:steps:100, steps]
-    return np.unique(grid[grid <= steps])
+    """The steps at which parameters are kept: a geometric grid, and every 100th step for the claims that name one."""
+    return np.union1d(grids.decades(steps, per_decade=48), grids.regular(steps, 100))

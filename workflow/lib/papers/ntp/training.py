@@ -13,7 +13,8 @@ from workflow.lib.papers.ntp.language import DataSet
 from workflow.lib.papers.ntp.model import KeysAndQueries, Values
 from workflow.lib.papers.ntp.settings import TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.papers.ntp.snapshots import snapshot_steps
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 
 LossAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

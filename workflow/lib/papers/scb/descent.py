@@ -11,7 +11,7 @@ from workflow.lib.files import Arrays
 from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.problem import Problem
-from workflow.lib.plan.model import Optimizer
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.streams import Seed
 
 Evaluate = Callable[[], np.ndarray]

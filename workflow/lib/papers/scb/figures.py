@@ -16,7 +16,8 @@ from workflow.lib.look import Look, looks
 from workflow.lib.papers.scb.claims import ahead, final, first_found
 from workflow.lib.papers.scb.metrics import SWITCHES
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import GREY, Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import DATA, Curve, Metrics

@@ -10,7 +10,8 @@ from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.scb.problem import Problem, kept_entries, population_path, rounded
 from workflow.lib.papers.scb.settings import Bigram, Checks, RunOptions, SwitchRule
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import DATA, Trace
 
 # The rules of the switch that are compared at the end of every boosting stage, with their levels.

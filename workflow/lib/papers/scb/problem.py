@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 
 from workflow.lib.files import Arrays
-from workflow.lib.papers.scb.settings import SwitchRule
 
 
 def stationary(transition: object) -> np.ndarray:
@@ -172,7 +171,7 @@ class Problem:
         return np.asarray((np.stack(ranks, axis=-1) <= width).mean(axis=(-2, -1)))
 
 
-def switch(attention: np.ndarray, rule: SwitchRule, width: int, level: float | None = None) -> np.ndarray:
+def switch(attention: np.ndarray, rule: str, width: int, level: float | None = None) -> np.ndarray:
     """The stage switch: keep some entries, zero the rest, share out what is missing to a sum of 1.
 
     Args:
@@ -187,7 +186,7 @@ def switch(attention: np.ndarray, rule: SwitchRule, width: int, level: float | N
     return _filled_up(attention, kept_entries(attention, rule, width, level))
 
 
-def kept_entries(attention: np.ndarray, rule: SwitchRule, width: int, level: float | None = None) -> np.ndarray:
+def kept_entries(attention: np.ndarray, rule: str, width: int, level: float | None = None) -> np.ndarray:
     """Which entries of attention (..., T) a rule of the switch keeps (docs/papers/scb.md, section 5).
 
     `largest_deviations`, the `width` entries of a row that are farthest from 1/T; `largest`, the `width` largest;

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow.lib.errors import UserError
-from workflow.lib.settings import Count, Index, Needs, NonNegative, Options, Positive, Probability, Settings
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
+from workflow.lib.number_types import Count, Index, NonNegative, Positive, Probability
+from workflow.lib.plan.optimizer import Optimizer, Options
+from workflow.lib.plan.settings import Needs, Settings
 
 SwitchRule = Literal["largest_deviations", "largest", "robust_deviations", "share_of_largest", "threshold"]
 

@@ -11,7 +11,8 @@ from workflow.lib.files import Arrays
 from workflow.lib.papers.scb.descent import Batches, Descent, any_optimizer, preconditioned_prox
 from workflow.lib.papers.scb.problem import Problem, rounded, switch
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 
 

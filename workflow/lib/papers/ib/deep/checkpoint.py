@@ -16,7 +16,8 @@ from workflow.lib import optim, sources
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 
 
 class Checkpoint:

@@ -19,7 +19,8 @@ from workflow.lib.papers.ib.deep.checkpoint import Checkpoint
 from workflow.lib.papers.ib.deep.data import unlabelled
 from workflow.lib.papers.ib.deep.settings import Language, Masked, Scratch
 from workflow.lib.papers.ib.deep.texts import MASK, SPECIAL
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 
 SAVED_EVERY = 100  # steps

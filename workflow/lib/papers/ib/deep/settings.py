@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from workflow.lib import grids
 from workflow.lib.errors import UserError
-from workflow.lib.settings import Count, Needs, Options, Positive, Probability, Settings
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
+from workflow.lib.number_types import Count, Positive, Probability
+from workflow.lib.plan.optimizer import Optimizer, Options
+from workflow.lib.plan.settings import Needs, Settings
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ class Deep(Settings):
         """The epochs after which the test set is looked at, from 0."""
         if self.evaluations >= self.epochs:
             return tuple(range(self.epochs + 1))
-        steps = (self.epochs ** (k / max(self.evaluations - 1, 1)) for k in range(self.evaluations))
-        return tuple(sorted({0, *(round(step) for step in steps), self.epochs}))
+        return tuple(grids.geometric(self.epochs, self.evaluations))
 
     def downloads(self) -> tuple[str, ...]:
         """The data sets that have to be fetched."""

@@ -22,7 +22,8 @@ from workflow.lib.optim._norms import joint_norm
 from workflow.lib.papers.ib.deep import engines
 from workflow.lib.papers.ib.deep.checkpoint import Checkpoint, signature
 from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision, pretrains
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 
 CHECKPOINT_SECONDS = 300.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib.plan.model import Optimizer
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Curve, Metrics
 
 Window = tuple[float, float]

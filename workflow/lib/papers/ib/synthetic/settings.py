@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from workflow.lib.errors import UserError
-from workflow.lib.settings import Count, NonNegative, Options, Positive, Settings
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
+from workflow.lib.number_types import Count, NonNegative, Positive
+from workflow.lib.plan.optimizer import Optimizer, Options
+from workflow.lib.plan.settings import Settings
 
 # A token's place in its sequence, counted from 1 as in the paper, or "random": any place, drawn per sequence.
 Place = Annotated[Literal["random"] | Annotated[int, Field(ge=1, strict=True)], Field(union_mode="left_to_right")]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflow.lib import grids
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ib.synthetic.model import FixedDecoderLayer, JointLayer, Layer
@@ -20,18 +21,15 @@ from workflow.lib.papers.ib.synthetic.settings import (
     array_name,
     arrays_of,
 )
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 from workflow.lib.streams import Seed
 
-_PER_DECADE = 48
-
 
 def recorded_steps(iterations: int) -> np.ndarray:
-    """The steps at which runs are recorded: 0, a geometric grid that all optimizers share, and the last one."""
-    count = int(np.ceil(_PER_DECADE * np.log10(iterations))) + 1
-    grid = np.rint(10.0 ** (np.arange(count) / _PER_DECADE)).astype(int)
-    return np.unique([0, *grid[grid < iterations], iterations])
+    """The steps at which runs are recorded; optimizers of different lengths share their grid."""
+    return np.array(grids.decades(iterations, per_decade=48))
 
 
 def train(

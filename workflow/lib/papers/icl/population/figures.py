@@ -16,7 +16,8 @@ from workflow.lib.contract import Draw, Drawing
 from workflow.lib.look import Look, looks
 from workflow.lib.papers.icl.population.metrics import PLATEAU, finest, pace, waits
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Index, Metrics, NotRecordedError

@@ -11,7 +11,8 @@ from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.population.data import QUERIES
 from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, Columns
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Index, Metrics, Trace
 
 # A query waits on a plateau if its own attention is below a tenth for more than this share of the time to one half.

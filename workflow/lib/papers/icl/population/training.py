@@ -8,13 +8,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from workflow.lib import grids
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.population.data import QUERIES
 from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, Columns, long_prompts
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
 
 # The queries whose columns make up one K x K matrix, as places in `QUERIES`.
@@ -55,7 +57,7 @@ def train(
     ]
     parts = make(arrays)
     optimizers = [optimizer.build([part.parameter], stacked=True) for part in parts]
-    kept = snapshot_steps(optimizer.options.iterations, experiment.settings.snapshots)
+    kept = np.array(grids.geometric(optimizer.options.iterations, experiment.settings.snapshots))
     wanted = set(kept.tolist())
     snapshots = []
     loud = np.seterr(invalid="ignore", over="ignore")  # a diverging run is a result
@@ -218,8 +220,3 @@ def _classes(size: int, balanced: bool) -> np.ndarray:
 def _matrices(arrays: Arrays) -> list[Part]:
     systems = range(0, arrays["columns"].shape[1], len(QUERIES))
     return [_Matrix(arrays, [first + query for query in queries]) for first in systems for queries in SCENARIOS]
-
-
-def snapshot_steps(iterations: int, count: int) -> np.ndarray:
-    """0 and at most `count` steps up to the last, each longer than the one before by the same factor or by one."""
-    return np.unique(np.concatenate([[0], np.geomspace(1, iterations, count).round().astype(np.int64)]))

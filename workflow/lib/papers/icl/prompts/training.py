@@ -12,7 +12,8 @@ from workflow.lib.files import Arrays
 from workflow.lib.papers.icl.formulas import drifts
 from workflow.lib.papers.icl.prompts.model import Evaluation, TrainingPrompts, population_loss
 from workflow.lib.papers.icl.settings import Prompts
-from workflow.lib.plan.model import Experiment, Optimizer
+from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Index, Trace
 
 

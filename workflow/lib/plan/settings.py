@@ -1,51 +1,16 @@
-"""Typed settings: the base class of every paper's settings and the number types they are made of.
+"""Typed settings: the base class of every paper's settings.
 
 Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is imported here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from workflow.lib.errors import UserError
-
-if TYPE_CHECKING:
-    from workflow.lib.plan.model import Optimizer
-
-
-def _number(value: Any) -> Any:
-    """Read `1e-5`, which YAML takes for a text, as the number it is; refuse true and false."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, found true or false")
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"expected a number, found the text {value!r}") from None
-    return value
-
-
-def _whole(value: Any) -> Any:
-    """Read a whole number given as text, as `--config` passes it; refuse everything else but whole numbers."""
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected a whole number, found {value!r}")
-    return value
-
-
-_Number = BeforeValidator(_number)
-_Whole = BeforeValidator(_whole)
-
-Real = Annotated[float, _Number, Field(allow_inf_nan=False)]
-Positive = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
-Probability = Annotated[float, _Number, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, _Whole, Field(gt=0)]
-Index = Annotated[int, _Whole, Field(ge=0)]
-Whole = Annotated[int, _Whole]
+from workflow.lib.plan.optimizer import Optimizer, Options
 
 
 class Needs(NamedTuple):
@@ -55,12 +20,6 @@ class Needs(NamedTuple):
     runtime: int = 10
     threads: int = 1
     gpu: int = 0
-
-
-class Options(BaseModel):
-    """What a paper lets each optimizer entry set beyond the optimizer's own hyper-parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Settings(BaseModel):

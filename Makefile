@@ -25,6 +25,7 @@ lint: .venv/ready
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-cache
 	snakefmt --check workflow
 	snakemake --lint
 

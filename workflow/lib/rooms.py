@@ -12,6 +12,7 @@ from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
 from workflow.lib.errors import UserError, unknown
 from workflow.lib.plan import model
 from workflow.lib.plan.model import Experiment, Paper, Plan, Room
+from workflow.lib.plan.reading import ROOT, read_yaml
 
 _PAPERS = Path(__file__).parent / "papers"
 
@@ -35,8 +36,11 @@ def room(paper: str) -> Room:
 
 
 def make_plan(config: Mapping[str, Any]) -> Plan:
-    """Check a whole configuration (the keys of config.yaml, and changes under a paper's name) and make the plan."""
-    return model.make_plan(config, room, papers())
+    """Check a whole configuration (the keys of config.yaml, and changes under a paper's name) and make the plan.
+
+    What it leaves out is as `config/config.yaml` says: Snakemake reads no `configfile:` for a module that is given one.
+    """
+    return model.make_plan({**read_yaml(ROOT / "config" / "config.yaml"), **config}, room, papers())
 
 
 def load_paper(name: str, mine: Any = None, seeds: int | None = None) -> Paper:

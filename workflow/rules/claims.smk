@@ -8,6 +8,7 @@ rule judge:
         claims="results/{paper}/claims.csv",
     log:
         "results/{paper}/logs/judge.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -15,10 +16,11 @@ rule judge:
         mem_mb=2000,
         runtime=10,
     params:
+        python=python,
         plan=handed(jobs.for_claims),
         code=claims_code,
     shell:
-        "python -m workflow.lib judge"
+        "{params.python} -m workflow.lib judge"
         " --paper {wildcards.paper}"
         " --plan {params.plan:q}"
         " --metrics {input.metrics:q}"
@@ -44,14 +46,17 @@ rule claims:
         ),
     log:
         "results/logs/claims.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        python=python,
     shell:
-        "python -m workflow.lib gather"
+        "{params.python} -m workflow.lib gather"
         " --tables {input.tables:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"

@@ -4,17 +4,6 @@ from workflow.lib import cluster
 from workflow.lib.errors import exit_on_user_error
 
 
-localrules:
-    all,
-    claims,
-    draw,
-    fetch,
-    generate,
-    judge,
-    measure,
-    page,
-
-
 onstart:
     if workflow.executor_plugin.name == "slurm":
         settings = workflow.executor_settings

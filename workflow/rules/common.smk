@@ -7,12 +7,18 @@ import pathlib
 
 from workflow.lib import optim, rooms
 from workflow.lib.errors import exit_on_user_error
+from workflow.lib.files import readable
 from workflow.lib.plan import jobs
 from workflow.lib.sources import modules
 
-if config.get("container"):
+if plan.container:
 
-    container: config["container"]
+    container: plan.container
+
+    # A container sees the folder of the run; the code and the official files may lie elsewhere.
+    for _variable in ("APPTAINER_BIND", "SINGULARITY_BIND"):
+        _bound = [os.environ.get(_variable), ROOT, plan.data_dir and os.path.abspath(plan.data_dir)]
+        os.environ[_variable] = ",".join(dict.fromkeys(filter(None, ",".join(filter(None, _bound)).split(","))))
 
 
 wildcard_constraints:
@@ -41,12 +47,15 @@ def handed(part, *names):
     `part` is the function of `jobs` that says what that is, `names` are further wildcards that it asks for.
     """
 
+    # Where the prefix of a module puts what lies in results/.
+    folder = workflow.modifier.path_modifier.replace_prefix("results/{paper}/plan")
+
     @functools.cache
     def hand(paper, experiment, *arguments):
         with exit_on_user_error():
             section = part(entry_of(paper, experiment), *arguments)
             name = "-".join([part.__name__.removeprefix("for_"), *filter(None, [experiment, *arguments])])
-            return jobs.hand(f"results/{paper}/plan", name, section)
+            return jobs.hand(folder.format(paper=paper), name, section)
 
     def path(wildcards):
         return hand(wildcards.paper, wildcards.get("experiment"), *(wildcards[name] for name in names))
@@ -102,12 +111,9 @@ def metric_tables(wildcards):
     return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
-def caption_template(wildcards):
-    """The text of a figure's caption, relative to the working directory where that is shorter."""
-    with exit_on_user_error():
-        drawing = planned(wildcards).figure(wildcards.figure).drawing
-    path = f"{ROOT}/workflow/report/{wildcards.paper}/{drawing}.rst"
-    return min((path, os.path.relpath(path)), key=len)
+def run_folder(wildcards, input):
+    """The folder with one folder of runs for each optimizer."""
+    return os.path.dirname(os.path.dirname(input.runs[0]))
 
 
 def report_labels(wildcards, file):
@@ -172,8 +178,13 @@ def metrics_code(wildcards):
 
 
 def figures_code(wildcards):
-    """A digest of the library files behind a paper's figures."""
-    return code_digest(f"workflow.lib.papers.{wildcards.paper}.figures")
+    """A digest of the library files behind a figure, and of the text of its caption."""
+    code = code_digest(f"workflow.lib.papers.{wildcards.paper}.figures")
+    with exit_on_user_error():
+        drawing = planned(wildcards).figure(wildcards.figure).drawing
+        path = pathlib.Path(ROOT, "workflow", "report", wildcards.paper, f"{drawing}.rst")
+        with readable(path):
+            return hashlib.sha256(code.encode() + path.read_bytes()).hexdigest()[:16]
 
 
 def claims_code(wildcards):

@@ -6,6 +6,7 @@ rule fetch:
         manifest="results/datasets/{dataset}.json",
     log:
         "results/datasets/logs/{dataset}.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -13,10 +14,11 @@ rule fetch:
         mem_mb=1000,
         runtime=240,
     params:
-        folder="results/datasets/{dataset}",
+        python=python,
+        folder=subpath(output.manifest, strip_suffix=".json"),
         place=data_place,
     shell:
-        "python -m workflow.lib fetch"
+        "{params.python} -m workflow.lib fetch"
         " --dataset {wildcards.dataset}"
         " --folder {params.folder:q}"
         " {params.place:q}"
@@ -31,6 +33,7 @@ rule generate:
         data="results/{paper}/data/{experiment}/{seeds}.npz",
     log:
         "results/{paper}/logs/generate/{experiment}/{seeds}.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -38,10 +41,11 @@ rule generate:
         mem_mb=2000,
         runtime=10,
     params:
+        python=python,
         plan=handed(jobs.for_data),
         code=data_code,
     shell:
-        "python -m workflow.lib generate"
+        "{params.python} -m workflow.lib generate"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --plan {params.plan:q}"

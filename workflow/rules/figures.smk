@@ -4,7 +4,6 @@
 rule draw:
     input:
         metrics=metric_tables,
-        template=caption_template,
     output:
         pdf="results/{paper}/figures/{figure}.pdf",
         png=report(
@@ -23,6 +22,7 @@ rule draw:
         description="results/{paper}/figures/{figure}.json",
     log:
         "results/{paper}/logs/draw/{figure}.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -30,15 +30,15 @@ rule draw:
         mem_mb=2000,
         runtime=10,
     params:
+        python=python,
         plan=handed(jobs.for_figure, "figure"),
         code=figures_code,
     shell:
-        "python -m workflow.lib draw"
+        "{params.python} -m workflow.lib draw"
         " --paper {wildcards.paper}"
         " --figure {wildcards.figure}"
         " --plan {params.plan:q}"
         " --metrics {input.metrics:q}"
-        " --template {input.template:q}"
         " --pdf {output.pdf:q}"
         " --png {output.png:q}"
         " --csv {output.csv:q}"

@@ -9,6 +9,7 @@ rule measure:
         metrics="results/{paper}/metrics/{experiment}.parquet",
     log:
         "results/{paper}/logs/measure/{experiment}.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -16,12 +17,13 @@ rule measure:
         mem_mb=4000,
         runtime=30,
     params:
+        python=python,
         plan=handed(jobs.for_metrics),
         code=metrics_code,
-        runs="results/{paper}/runs/{experiment}",
+        runs=run_folder,
         blocks=blocks,
     shell:
-        "python -m workflow.lib measure"
+        "{params.python} -m workflow.lib measure"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --plan {params.plan:q}"

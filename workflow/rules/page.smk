@@ -11,6 +11,7 @@ rule page:
         page="results/index.html",
     log:
         "results/logs/page.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -18,11 +19,12 @@ rule page:
         mem_mb=1000,
         runtime=5,
     params:
+        python=python,
         folder=subpath(output.page, parent=True),
         papers=list(plan.papers),
         code=page_code(),
     shell:
-        "python -m workflow.lib page"
+        "{params.python} -m workflow.lib page"
         " --results {params.folder:q}"
         " --papers {params.papers}"
         " --output {output.page:q}"

@@ -13,10 +13,11 @@ rule fresh_seeds:
         mem_mb=8000,
         runtime=240,
     params:
+        python=python,
         folder=subpath(output.shares, parent=True),
         code=claims_code,
     shell:
-        "python -m workflow.lib robustness"
+        "{params.python} -m workflow.lib robustness"
         " --paper {wildcards.paper}"
         " --folder {params.folder:q}"
         " 2>&1 | tee {log:q}"

@@ -22,11 +22,12 @@ rule train:
         mem_mb=needs("mem_mb"),
         runtime=needs("runtime"),
     params:
+        python=python,
         plan=handed(jobs.for_run, "optimizer"),
         code=train_code,
         device=training_device,
     shell:
-        "python -m workflow.lib train"
+        "{params.python} -m workflow.lib train"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --optimizer {wildcards.optimizer}"

@@ -1,0 +1,177 @@
+"""Used from elsewhere: as a module of another workflow, from a moved checkout, in a container. Another checkout of the
+project is installed in the environment of these tests, which must make no difference."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, snakemake
+
+FIGURE = "results/ntp/figures/fig1.pdf"
+DATA = "results/ntp/data/example/0.npz"
+
+
+def call(folder: Path, snakefile: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in the folder of a caller's workflow, with nothing of this project on the import path."""
+    (folder / "workflow").mkdir(exist_ok=True)
+    (folder / "workflow" / "Snakefile").write_text(snakefile)
+    mine = {key: value for key, value in environment(ROOT).items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, env={**mine, **environ}, capture_output=True, text=True)
+
+
+CALLER = f"""
+from lib.helpers import NAME
+
+module figures:
+    snakefile: "{ROOT / SNAKEFILE}"
+    config: {{"papers": ["ntp"], "seeds": 2}}
+    prefix: "drawn"
+
+use rule * from figures as figures_*
+
+from lib.other import NUMBER
+import tests
+
+rule paper:
+    default_target: True
+    input: "drawn/{FIGURE}"
+    output: "paper.txt"
+    params: name=NAME, number=NUMBER, tests=tests.__name__
+    shell: "python -c 'from workflow.lib.helpers import NAME; print(NAME)' > {{output}}; python script.py"
+"""
+
+
+def test_a_figure_for_a_workflow_with_a_lib_of_its_own(tmp_path: Path) -> None:
+    """Its Snakefile and its jobs import its own `lib`, `workflow` and `tests`, before and after the module."""
+    for name in ("workflow/__init__.py", "workflow/lib/__init__.py", "tests.py", "beside.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "workflow/lib/helpers.py").write_text("NAME = 'the caller'\n")
+    (tmp_path / "workflow/lib/other.py").write_text("NUMBER = 3\n")
+    (tmp_path / "script.py").write_text("import beside\n")
+    done = call(tmp_path, CALLER)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert (tmp_path / "paper.txt").read_text() == "the caller\n"
+    assert not (tmp_path / "results").exists()
+    again = call(tmp_path, CALLER)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    whole = call(tmp_path, CALLER, "-n", "figures_all")
+    assert "drawn/results/claims.md" in whole.stdout + whole.stderr
+    assert "drawn/drawn" not in whole.stdout + whole.stderr
+
+
+def committed(folder: Path) -> Path:
+    """A repository with this project, whose work tree is broken: only what is committed can run."""
+    project = copy_project(folder / "remote")
+    git = ["git", "-C", str(project), "-c", "user.name=Tester", "-c", "user.email=tester@example.org"]
+    for command in (["init", "-q", "-b", "trunk"], ["add", "-A"], ["commit", "-q", "-m", "all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    (project / "workflow/lib/cli.py").write_text("raise RuntimeError('the work tree ran')\n")
+    (project / "config/config.yaml").write_text("papers: []\n")
+    return project
+
+
+@pytest.mark.parametrize("where", ["git+file://{project}/workflow/Snakefile@v1", "github"])
+def test_a_module_in_a_git_repository(tmp_path: Path, where: str) -> None:
+    project = committed(tmp_path)
+    source = f'"{where.format(project=project)}"'
+    if where == "github":
+        source = 'github("owner/figures", path="workflow/Snakefile", tag="v1")'
+    environ = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{project}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/owner/figures",
+    }
+    caller = f"module figures:\n    snakefile: {source}\n\nuse rule * from figures\n"
+    (tmp_path / "caller").mkdir()
+    done = call(tmp_path / "caller", caller, DATA, **environ)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert (tmp_path / "caller" / DATA).exists()
+
+
+def test_what_cannot_be_a_module_is_told(tmp_path: Path) -> None:
+    module = f'module figures:\n    snakefile: "{ROOT / SNAKEFILE}"\n    config: config\n\nuse rule * from figures\n'
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/__init__.py").touch()
+    (tmp_path / "workflow/lib.py").touch()
+    taken = call(tmp_path, "import sys\nsys.path.insert(0, '.')\nfrom workflow import lib\n" + module, "-n", DATA)
+    assert f"a Python package called `workflow` is imported already, from {tmp_path}/workflow" in taken.stderr
+    strange = call(tmp_path, module, "-n", DATA, "--config", "samples=3")
+    assert "config: unknown key 'samples'; there are: container, data_dir" in strange.stderr
+    for done in (taken, strange):
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+
+
+def test_a_module_read_file_by_file_is_told(tmp_path: Path) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(ROOT))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{SNAKEFILE}"
+        module = f'module figures:\n    snakefile: "{address}"\n\nuse rule * from figures\n'
+        done = call(tmp_path, module, "-n", DATA, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        server.shutdown()
+    assert done.returncode != 0
+    assert "Name it as github(...), gitlab(...) or git+file://..." in done.stderr
+
+
+def test_a_moved_project_makes_nothing_again(tmp_path: Path) -> None:
+    first, second = copy_project(tmp_path / "first"), copy_project(tmp_path / "second place")
+    (tmp_path / "run").mkdir()
+    snakemake(tmp_path / "run", "--cores", "2", FIGURE, project=first)
+    moved = snakemake(tmp_path / "run", "-n", FIGURE, project=second)
+    assert "Nothing to be done" in moved.stdout + moved.stderr
+    caption = second / "workflow/report/ntp/fig1.rst"
+    caption.write_text(caption.read_text() + "\nAnother sentence.\n")
+    edited = snakemake(tmp_path / "run", "-n", FIGURE, project=second)
+    assert "rule draw" in edited.stdout + edited.stderr
+    assert "rule measure" not in edited.stdout + edited.stderr
+
+
+# Takes its options as apptainer does, and runs the command where no project is installed and nothing else is bound.
+APPTAINER = """#!{python}
+import os, subprocess, sys
+if "--version" in sys.argv:
+    sys.exit(print("apptainer version 1.3.4"))
+print("BOUND", os.environ["APPTAINER_BIND"], file=sys.stderr)
+environ = {{**os.environ, "PATH": "{folder}/inside:/usr/bin:/bin"}}
+environ.pop("PYTHONPATH", None)
+sys.exit(subprocess.call(sys.argv[-3:], env=environ))
+"""
+# Python with the packages of this environment, but without what .pth files install from elsewhere.
+INSIDE = """#!/bin/sh
+PYTHONPATH="$PYTHONPATH:{packages}" exec "{python}" -S "$@"
+"""
+
+
+def test_a_job_in_a_container_finds_code_and_data(tmp_path: Path) -> None:
+    """Neither the project's folder nor an installation of it is in the image or in the folder of the run."""
+    import numpy
+
+    project, run = copy_project(tmp_path / "project"), tmp_path / "run"
+    (tmp_path / "inside").mkdir()
+    run.mkdir()
+    (run / "figures.sif").touch()
+    scripts = {"apptainer": APPTAINER, "inside/python": INSIDE}
+    for name, text in scripts.items():
+        packages = Path(numpy.__file__).parents[1]
+        (tmp_path / name).write_text(text.format(python=sys.executable, folder=tmp_path, packages=packages))
+        (tmp_path / name).chmod(0o755)
+    environ = {key: value for key, value in environment(project).items() if key != "PYTHONPATH"}
+    environ["PATH"] = f"{tmp_path}{os.pathsep}{environ['PATH']}"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / SNAKEFILE), "--cores", "1", DATA]
+    command += ["--sdm", "apptainer", "--config", "container=figures.sif", "data_dir=../official"]
+    done = subprocess.run(command, cwd=run, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert (run / DATA).exists()
+    assert f"BOUND {project},{tmp_path / 'official'}\n" in done.stdout + done.stderr

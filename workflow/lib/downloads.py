@@ -31,14 +31,28 @@ class Remote:
     """A file to download.
 
     url: where it is; file: its name in the folder; sha256: of its bytes, None where nobody published one;
-    size: in bytes; unpack: the kind of archive that it is. An archive is removed once unpacked.
+    size: in bytes, which a download is held to; about: the same where it is known roughly, for planning alone;
+    unpack: the kind of archive that it is; unpacked: what is in it, in bytes, roughly. An archive is removed once
+    unpacked.
     """
 
     url: str
     file: str
     sha256: str | None = None
     size: int | None = None
+    about: int = 0
     unpack: Literal["tar", "zip"] | None = None
+    unpacked: int = 0
+
+    @property
+    def download(self) -> int:
+        """Bytes to download, about."""
+        return self.size or self.about
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk while it is fetched, about: an archive lies beside what is in it."""
+        return self.download + self.unpacked
 
 
 def fetch(

@@ -13,23 +13,23 @@ from workflow.lib.downloads import Remote
 from workflow.lib.errors import UserError
 
 _ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+_FILES = {  # with their sizes in bytes
+    "train-images-idx3-ubyte.gz": ("440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422),
+    "train-labels-idx1-ubyte.gz": ("3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881),
+    "t10k-images-idx3-ubyte.gz": ("8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
+    "t10k-labels-idx1-ubyte.gz": ("f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
 }
 SOURCE = Source(
     name="mnist",
     folder="mnist",
     licence="CC BY-SA 3.0 (LeCun and Cortes)",
-    remotes=tuple(Remote(_ADDRESS + file, file, sha256) for file, sha256 in _SHA256.items()),
+    remotes=tuple(Remote(_ADDRESS + file, file, sha256, size) for file, (sha256, size) in _FILES.items()),
 )
 
 
 def check(folder: Path) -> None:
     """Raise UserError unless all four files are there."""
-    require(folder, _SHA256, SOURCE)
+    require(folder, _FILES, SOURCE)
 
 
 def load(folder: Path) -> Images:

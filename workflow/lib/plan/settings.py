@@ -22,6 +22,17 @@ class Needs(NamedTuple):
     gpu: int = 0
 
 
+class Disk(NamedTuple):
+    """What the jobs of a block of seeds write that is large, at most, in bytes.
+
+    data: of the block; results: of each training job; checkpoint: what each of them needs besides while it runs.
+    """
+
+    data: int = 0
+    results: int = 0
+    checkpoint: int = 0
+
+
 class Settings(BaseModel):
     """The settings of one kind of experiment. Unknown keys are errors; cross-field checks go in validators.
 
@@ -50,6 +61,10 @@ class Settings(BaseModel):
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""
         return Needs()
+
+    def disk(self, seeds: int) -> Disk:
+        """What a block of seeds writes that is worth asking for before a run; nothing, where it is a few megabytes."""
+        return Disk()
 
     def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
         """How the training carries a rule, told from its `traits` and `options` while planning, without torch.

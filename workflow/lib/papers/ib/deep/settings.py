@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,19 +12,24 @@ from workflow.lib import grids
 from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, Positive, Probability
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Needs, Settings
+from workflow.lib.plan.settings import Disk, Needs, Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is known of a data set before it is read: its title in figures, its classes, and where it comes from."""
+    """What is known of a data set before it is read.
+
+    title: in figures; classes: how many; origin: where it comes from; examples: how many a set has that is fetched, training
+    and test together, as its makers say.
+    """
 
     title: str
     classes: int
     origin: Literal["fetched", "packaged", "generated"]
+    examples: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSet(DataSet):
     """What is known of images besides: colour channels, and height and width in pixels."""
 
@@ -32,18 +38,20 @@ class ImageSet(DataSet):
 
 
 IMAGES = {
-    "mnist": ImageSet("MNIST", 10, "fetched", channels=1, size=28),
-    "mnist_5k": ImageSet("MNIST, 5,000 digits", 10, "packaged", channels=1, size=28),
-    "cifar10": ImageSet("CIFAR-10", 10, "fetched", channels=3, size=32),
-    "cifar10_standin": ImageSet("generated stand-in, not CIFAR-10", 10, "generated", channels=3, size=32),
+    "mnist": ImageSet(title="MNIST", classes=10, origin="fetched", examples=70_000, channels=1, size=28),
+    "mnist_5k": ImageSet(title="MNIST, 5,000 digits", classes=10, origin="packaged", channels=1, size=28),
+    "cifar10": ImageSet(title="CIFAR-10", classes=10, origin="fetched", examples=60_000, channels=3, size=32),
+    "cifar10_standin": ImageSet(
+        title="generated stand-in, not CIFAR-10", classes=10, origin="generated", channels=3, size=32
+    ),
 }
 TEXTS = {
-    "multinli": DataSet("MultiNLI", 3, "fetched"),
-    "multinli_standin": DataSet("generated stand-in, not MNLI", 3, "generated"),
-    "civil_comments": DataSet("Civil Comments", 2, "fetched"),
-    "civil_comments_standin": DataSet("generated stand-in, not Civil Comments", 2, "generated"),
+    "multinli": DataSet(title="MultiNLI", classes=3, origin="fetched", examples=402_702),
+    "multinli_standin": DataSet(title="generated stand-in, not MNLI", classes=3, origin="generated"),
+    "civil_comments": DataSet(title="Civil Comments", classes=2, origin="fetched", examples=402_820),
+    "civil_comments_standin": DataSet(title="generated stand-in, not Civil Comments", classes=2, origin="generated"),
 }
-ENCODERS = ("bert-base-uncased",)
+ENCODERS = {"bert-base-uncased": 440_449_768}  # with the size of their weights in bytes
 FEW_TOKENS = 20  # up to here the attention of `stacked` is worth its memory
 
 
@@ -127,6 +135,30 @@ class Deep(Settings):
         """A GPU always; memory and time for the real sets or for the small ones."""
         return Needs(mem_mb=24000, runtime=2880, gpu=1) if self.downloads() else Needs(mem_mb=3000, runtime=30, gpu=1)
 
+    def disk(self, seeds: int) -> Disk:
+        """The prepared examples of a real set, and checkpoints: weights and, as Adam has, two numbers for each of them."""
+        if not self.downloads():
+            return Disk()
+        parts = (self.train_examples, self.test_examples)
+        count = self.facts.examples if None in parts else min(self.facts.examples, sum(filter(None, parts)))
+        copies = 1 if parts == (None, None) else seeds  # seeds share a whole set
+        weights = seeds * self.weight_bytes
+        return Disk(
+            data=copies * count * self.example_bytes,
+            results=weights if self.keep_weights else 0,
+            checkpoint=2 * 3 * weights,  # a new one is written beside the last one
+        )
+
+    @property
+    def example_bytes(self) -> int:
+        """What one prepared example takes on disk."""
+        raise NotImplementedError
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights of one run take; nothing, where that is little."""
+        return 0
+
 
 class Vision(Deep):
     """A small ViT that classifies images.
@@ -166,6 +198,11 @@ class Vision(Deep):
     def size(self) -> int:
         """Height and width of the images in pixels."""
         return self.pixels or IMAGES[self.dataset].size
+
+    @property
+    def example_bytes(self) -> int:
+        """Pixels and a label, a byte each."""
+        return self.channels * self.size**2 + 1
 
     @property
     def stackable(self) -> bool:
@@ -238,6 +275,19 @@ class Language(Deep):
                 f"encoder; found the data set {self.dataset!r} with the encoder {self.encoder!r}"
             )
         return self
+
+    @property
+    def example_bytes(self) -> int:
+        """Four bytes for each token, one for its segment, and length and label; the longest text counts for all."""
+        return 5 * self.max_length + 5
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights of the encoder take."""
+        if isinstance(self.encoder, Scratch):
+            return 0
+        file = Path(self.encoder).expanduser() / "model.safetensors"
+        return ENCODERS.get(self.encoder) or (file.stat().st_size if file.is_file() else 0)
 
     @property
     def stackable(self) -> bool:

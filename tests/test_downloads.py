@@ -233,11 +233,12 @@ def test_the_command_names_what_is_not_there(tmp_path: Path, present: str | None
     assert not out.with_suffix(".json").exists()
 
 
-def test_a_changed_official_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "said"), [(9_912_422, "SHA-256"), (14, "14 bytes, expected 9,912,422")])
+def test_a_changed_official_file_is_refused(tmp_path: Path, size: int, said: str) -> None:
     (tmp_path / "mnist").mkdir()
     for remote in datasets.source("mnist").remotes:
-        (tmp_path / "mnist" / remote.file).write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz.*SHA-256"):
+        (tmp_path / "mnist" / remote.file).write_bytes(bytes(size))
+    with pytest.raises(UserError, match=rf"train-images-idx3-ubyte.gz.*{said}"):
         datasets.fetch("mnist", tmp_path / "out", data_dir=tmp_path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ PROFILE = "workflow/profiles/slurm"
 
 @dataclass(frozen=True)
 class Request:
-    """What one job asks of the cluster: the rule's name and its resources as Snakemake has worked them out."""
+    """What one job asks for: the rule's name, its resources as Snakemake has worked them out, and its wildcards."""
 
     rule: str
     resources: Mapping[str, Any]
+    wildcards: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gpu(self) -> tuple[int, str | None]:

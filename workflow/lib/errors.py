@@ -14,11 +14,13 @@ class UserError(Exception):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program with a UserError's message alone; for where nobody else would catch it."""
+    """End the program with one message where a user has something to mend; for where nobody else would catch it."""
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {from_os_error(error)}")
 
 
 def unknown(what: str, found: object, allowed: Iterable[str]) -> str:

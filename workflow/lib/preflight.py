@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workflow.lib import datasets
+from workflow.lib.cluster import Request
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.plan.model import Plan, block_seeds
 
@@ -26,20 +26,11 @@ DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
 
 
 @dataclass(frozen=True)
-class Request:
-    """One job that is to run: its rule, its wildcards, and its resources as Snakemake has worked them out."""
-
-    rule: str
-    resources: Mapping[str, Any]
-    wildcards: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Demand:
     """What some jobs need.
 
-    downloads: data set -> bytes to download; disk: folder -> what for -> bytes, at most; gpu_jobs: hours that a job on a
-    GPU may take -> how many such jobs.
+    downloads: data set -> bytes to download; disk: folder -> what for -> bytes, at most; gpu_jobs: hours that a job on
+    a GPU may take -> how many such jobs.
     """
 
     downloads: Mapping[str, int]
@@ -50,14 +41,13 @@ class Demand:
         """For reading, in three lines at most; empty where there is nothing to say."""
         lines = []
         if self.downloads:
-            parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in sorted(self.downloads.items()))
-            lines.append(f"downloads: {sum(self.downloads.values()) / GB:.2f} GB ({parts})")
+            lines.append(f"downloads: {_told(self.downloads)}")
         for folder, parts in self.disk.items():
             lines.append(f"disk: at most {_told(parts)} in {folder}, where {_free(folder) / GB:.0f} GB are free")
         for hours, count in sorted(self.gpu_jobs.items()):
             lines.append(
-                f"GPU: {count} job{'s' * (count > 1)} of at most {hours:g} hours each, {count * hours:g} in all: the limit that "
-                "they ask for. What they take depends on the GPU; their progress bars say it once they run"
+                f"GPU: {count} job{'s' * (count > 1)} of at most {hours:g} hours each, the limit that they ask for; "
+                "what they take depends on the GPU, and their progress bars tell it"
             )
         return "\n".join(lines)
 
@@ -83,7 +73,7 @@ def demand(plan: Plan, requests: Iterable[Request], at_once: float, results: Pat
             remotes = datasets.source(names["dataset"]).remotes
             downloads[names["dataset"]] = sum(remote.download for remote in remotes)
             fetched += sum(remote.disk for remote in remotes)
-        elif "seeds" in names:
+        elif "seeds" in names and names.get("paper") in plan.papers:
             settings = plan.paper(names["paper"]).experiment(names["experiment"]).settings
             disk = settings.disk(len(block_seeds(names["seeds"])))
             folder = results / names["paper"]
@@ -117,8 +107,8 @@ def check_disk(needed: Demand) -> None:
         if wanted > free:
             told = "; ".join(f"{folder}: {_told(needed.disk[folder])}" for folder in folders)
             raise UserError(
-                f"disk: this run needs up to {wanted / GB:.2f} GB ({told}), and {free / GB:.2f} GB are free there. Free some "
-                "space, choose another place with --directory, or make one of these folders a link to a larger disk. "
+                f"disk: this run needs up to {wanted / GB:.2f} GB ({told}), and {free / GB:.2f} GB are free there. "
+                "Free some space, choose another place with --directory, or link a folder to a larger disk. "
                 "Official files that are somewhere already need no room: name their folder with data_dir."
             )
 
@@ -143,8 +133,8 @@ def check_device(device: str, needed: Demand, own_environment: bool) -> None:
     Args:
         device: of the configuration.
         needed: by the jobs.
-        own_environment: whether jobs have another Python than this one, made for them by conda or in a container; then only
-            the machine can be looked at.
+        own_environment: whether jobs have another Python than this one, made for them by conda or in a container; then
+            only the machine can be looked at.
 
     Raises:
         UserError: there is none.
@@ -157,21 +147,23 @@ def check_device(device: str, needed: Demand, own_environment: bool) -> None:
         reason = "this machine has no driver of one"
     else:
         # In a process of its own: torch would stay in this one, which lives as long as the whole run.
-        code = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else f'torch {torch.__version__} finds none')"
+        code = (
+            "import sys, torch; sys.exit(0 if torch.cuda.is_available() else f'torch {torch.__version__} finds none')"
+        )
         python = shutil.which("python") or sys.executable  # as the jobs' commands find it
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
         found = done.returncode == 0
         reason = (done.stderr.strip().splitlines() or ["torch cannot be asked"])[-1]
     if not found:
         raise UserError(
-            f"device: 'cuda' was asked for, and {jobs} job{'s' * (jobs > 1)} would run on a GPU, but {reason}. Run on a machine "
-            "with one (and a torch built for it), or choose another device: --config device=cpu"
+            f"device: 'cuda' was asked for, and {jobs} job{'s' * (jobs > 1)} would run on a GPU, but {reason}. Run on "
+            "a machine with one (and a torch built for it), or choose another device: --config device=cpu"
         )
 
 
 def _told(parts: Mapping[str, int]) -> str:
     """Sizes in GB, summed and one by one."""
-    each = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts.items())
+    each = ", ".join(f"{name} {size / GB:.2f}" for name, size in sorted(parts.items()))
     return f"{sum(parts.values()) / GB:.2f} GB ({each})"
 
 

@@ -8,8 +8,8 @@ from workflow.lib.datasets import Source, require
 from workflow.lib.downloads import Remote
 
 # The revision is the hub's; sum and size of the weights are those of its pointer file, as public records of it quote
-# them. They were never held against a download here; the sum of the vocabulary was (docs/papers/ib.md, section 3.2). A wrong one ends in a
-# clear message, not in wrong weights.
+# them. They were never held against a download here; the sum of the vocabulary was (docs/papers/ib.md, section 3.2). A
+# wrong one ends in a clear message, not in wrong weights.
 _REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"
 _ADDRESS = f"https://huggingface.co/google-bert/bert-base-uncased/resolve/{_REVISION}/"
 _FILES = {  # with their sizes in bytes

@@ -22,8 +22,8 @@ SOURCE = Source(
     folder="civil_comments",
     licence="CC0 1.0",
     remotes=(
-        # Nobody published a sum of this archive. The size that WILDS gives is one of whole disk blocks (as are those of its
-        # other archives), so that it is no test; what is in the archive is checked when it is read.
+        # Nobody published a sum of this archive. The size that WILDS gives is one of whole disk blocks, as are those of
+        # its other archives, so that it is no test; what is in the archive is checked when it is read.
         Remote(
             "https://worksheets.codalab.org/rest/bundles/0x8cd3de0634154aeaad2ee6eb96723c6e/contents/blob/",
             "civilcomments_v1.0.tar.gz",

@@ -19,8 +19,8 @@ from workflow.lib.plan.settings import Disk, Needs, Settings
 class DataSet:
     """What is known of a data set before it is read.
 
-    title: in figures; classes: how many; origin: where it comes from; examples: how many a set has that is fetched, training
-    and test together, as its makers say.
+    title: in figures; classes: how many; origin: where it comes from; examples: how many a set that is fetched has,
+    for training and test together, as its makers say.
     """
 
     title: str
@@ -136,7 +136,7 @@ class Deep(Settings):
         return Needs(mem_mb=24000, runtime=2880, gpu=1) if self.downloads() else Needs(mem_mb=3000, runtime=30, gpu=1)
 
     def disk(self, seeds: int) -> Disk:
-        """The prepared examples of a real set, and checkpoints: weights and, as Adam has, two numbers for each of them."""
+        """The prepared examples of a real set; checkpoints of weights with two more numbers for each, as Adam has."""
         if not self.downloads():
             return Disk()
         parts = (self.train_examples, self.test_examples)

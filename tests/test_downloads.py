@@ -218,7 +218,7 @@ def test_the_command_takes_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "said"), [(None, "has no folder mnist"), (".hidden", "train-images-idx3-ubyte.gz of mnist is missing")]
+    ("present", "said"), [(None, "there is no folder"), (".hidden", "train-images-idx3-ubyte.gz of mnist is missing")]
 )
 def test_the_command_names_what_is_not_there(tmp_path: Path, present: str | None, said: str) -> None:
     if present:

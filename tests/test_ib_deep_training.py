@@ -277,7 +277,7 @@ def test_a_killed_job_goes_on_to_the_same_files(tmp_path: Path) -> None:
 
     def command(name: str) -> list[str]:
         out = ["--trace", str(tmp_path / f"{name}.parquet"), "--parameters", str(tmp_path / f"{name}.safetensors")]
-        return ["train", *common, "--optimizer", "adam", "--data", str(tmp_path / "data.npz"), *out]
+        return ["train", *common, "--optimizer", "adam", "--seeds", "0-1", "--data", str(tmp_path / "data.npz"), *out]
 
     whole = stage(*command("whole"))
     assert whole.returncode == 0, whole.stderr
@@ -472,7 +472,7 @@ def test_the_stages_on_real_digits(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert data.stat().st_size < 60e6  # both seeds share the one copy of 55 MB
     out = ["--trace", str(tmp_path / "x.parquet"), "--parameters", str(tmp_path / "x.safetensors")]
-    trained = stage("train", *common, "--optimizer", "adam", "--data", str(data), *out)
+    trained = stage("train", *common, "--optimizer", "adam", "--seeds", "0-1", "--data", str(data), *out)
     assert trained.returncode == 0, trained.stderr
     assert "step" in trained.stderr  # the progress bar
     without = stage("generate", *common[:-2], "--seeds", "0", "--data", str(data))

@@ -51,7 +51,7 @@ def run(folder, changes, count):
         for label in experiment.optimizers:
             stem = folder / name / label / block
             outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
-            stages.train(experiment, label, folder / f"{name}.npz", *outputs)
+            stages.train(experiment, label, range(count), folder / f"{name}.npz", *outputs)
         stages.measure(experiment, [folder / f"{name}.npz"], folder / name, [block], folder / f"{name}.parquet")
     return paper
 

@@ -59,8 +59,8 @@ def test_the_workflow_hands_the_parameters_on(tmp_path: Path) -> None:
 
 def test_a_start_on_the_command_line_has_to_be_the_entry_s(tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
-    common = ("--paper", "scb", "--experiment", "shorter")
-    assert stage("generate", *common, "--seeds", "0", "--data", str(data)).returncode == 0
+    common = ("--paper", "scb", "--experiment", "shorter", "--seeds", "0")
+    assert stage("generate", *common, "--data", str(data)).returncode == 0
     out = ("--data", str(data), "--trace", str(tmp_path / "t.parquet"), "--parameters", str(tmp_path / "p.safetensors"))
     done = stage("train", *common, "--optimizer", "prox", *out)
     assert "--start: runs of 'prox' start from the parameters of 'boosting'; found nothing" in done.stderr

@@ -59,6 +59,7 @@ def _train(options: argparse.Namespace) -> None:
     stages.train(
         _experiment(options),
         options.optimizer,
+        block_seeds(options.seeds),
         options.data,
         options.trace,
         options.parameters,
@@ -190,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     trained = stage("train", _train, "run one optimizer on a block of seeds")
     one_experiment(trained)
     real_data(trained)
+    trained.add_argument("--seeds", required=True, help="of the block, such as 0-9, or one seed")
     trained.add_argument("--optimizer", required=True, help="label under 'optimizers' of the experiment")
     trained.add_argument("--data", type=Path, required=True, metavar="NPZ", help="data of the block")
     trained.add_argument(

@@ -14,7 +14,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -86,7 +86,11 @@ def fetch(
             )
         part.replace(target)
     if remote.unpack:
-        _unpack(target, folder, remote.unpack)
+        try:
+            unpack(target, folder, remote.unpack)
+        except UserError:
+            target.unlink()  # the next run gets another one
+            raise
         target.unlink()
 
 
@@ -111,6 +115,17 @@ def _fault(path: Path, remote: Remote) -> str | None:
     if remote.sha256 is not None and (found := sha256(path)) != remote.sha256:
         return f"SHA-256 {found}, expected {remote.sha256}"
     return None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from an encrypted connection to another one."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise UserError(f"{req.full_url}: refused: the server redirects to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _download(remote: Remote, part: Path, timeout: float, attempts: int, pause: float) -> None:
@@ -156,7 +171,7 @@ def _continue(remote: Remote, part: Path, timeout: float) -> None:
         return
     headers = {"User-Agent": "figures-of-transformer-training"} | ({"Range": f"bytes={start}-"} if start else {})
     request = urllib.request.Request(remote.url, headers=headers)  # noqa: S310  (addresses are this library's own)
-    with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+    with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
         if response.status != 206:
             start = 0  # the server sends all of it
         length = response.headers.get("Content-Length")
@@ -174,8 +189,13 @@ def _continue(remote: Remote, part: Path, timeout: float) -> None:
             raise ConnectionError(f"cut after {part.stat().st_size:,} of {total:,} bytes")
 
 
-def _unpack(archive: Path, folder: Path, kind: Literal["tar", "zip"]) -> None:
-    """Unpack an archive into a folder; each of its top-level entries arrives whole."""
+def unpack(archive: Path, folder: Path, kind: Literal["tar", "zip"]) -> None:
+    """Unpack an archive into a folder; each of its top-level entries arrives whole.
+
+    Raises:
+        UserError: the archive is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
     try:
         if kind == "tar":
@@ -192,7 +212,6 @@ def _unpack(archive: Path, folder: Path, kind: Literal["tar", "zip"]) -> None:
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        archive.unlink()
-        raise UserError(f"{archive}: cannot be unpacked ({error}); it was removed. Try again.") from error
+        raise UserError(f"{archive}: cannot be unpacked ({error}). Get the official file again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,22 @@ def unknown(what: str, found: object, allowed: Iterable[str]) -> str:
     message = f"unknown {what} {found!r}; there are: {', '.join(names) or 'none'}"
     near = difflib.get_close_matches(str(found), names, n=1)
     return f"{message}. Did you mean {near[0]!r}?" if near else message
+
+
+def shortened(found: object, most: int = 80) -> str:
+    """What was found, for a message: as Python writes it, and no more than `most` characters of it.
+
+    >>> shortened([1, 2]), shortened("a" * 50, most=10)
+    ('[1, 2]', "'aa...aaa'")
+    """
+    teller = reprlib.Repr()
+    teller.maxstring = teller.maxother = teller.maxlong = most
+    teller.maxlist = teller.maxtuple = 10
+    try:
+        told = teller.repr(found)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        told = f"a very large {type(found).__name__}"
+    return told if len(told) <= most else f"{told[: most - 3]}..."
 
 
 def from_os_error(error: OSError) -> UserError:

@@ -5,16 +5,31 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from workflow.lib.errors import UserError
 
 Arrays = dict[str, np.ndarray]
+
+# Under which a file keeps what it is.
+IDENTITY = "identity"
+_SUM = "crc32"
+REMAKE = "delete it and run snakemake again"
+
+
+class Identity(Protocol):
+    """What a file is, as a text in it; see `workflow.lib.identity`."""
+
+    def __str__(self) -> str: ...
+
+    def check(self, path: Path | str, found: str | None) -> None:
+        """Raise a UserError unless a file that says `found` is this one."""
 
 
 @contextmanager
@@ -55,8 +70,10 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_arrays(path: Path | str, blocks: Mapping[int, Mapping[str, np.ndarray]]) -> None:
-    """Write the arrays of several seeds to one `.npz`, under the keys `{seed}/{name}`.
+def write_arrays(
+    path: Path | str, blocks: Mapping[int, Mapping[str, np.ndarray]], identity: Identity | None = None
+) -> None:
+    """Write the arrays of several seeds to one `.npz`, under the keys `{seed}/{name}`, and what the file is.
 
     An array that several seeds have in common (the same object) is stored once, under `{seed},{seed}/{name}`.
     """
@@ -64,16 +81,20 @@ def write_arrays(path: Path | str, blocks: Mapping[int, Mapping[str, np.ndarray]
     for seed, block in blocks.items():
         for name, array in block.items():
             owners.setdefault((name, id(array)), []).append(seed)
+    stored = {f"{','.join(map(str, s))}/{name}": blocks[s[0]][name] for (name, _), s in owners.items()}
     with atomic(path) as temporary:
-        stored = {f"{','.join(map(str, s))}/{name}": blocks[s[0]][name] for (name, _), s in owners.items()}
-        np.savez(temporary, **stored)  # type: ignore[arg-type]
+        np.savez(temporary, **stored, **({} if identity is None else {IDENTITY: np.array(str(identity))}))  # type: ignore[arg-type]
 
 
-def read_arrays(path: Path | str) -> dict[int, Arrays]:
-    """Read what `write_arrays` wrote: seed -> name -> array."""
+def read_arrays(path: Path | str, identity: Identity | None = None) -> dict[int, Arrays]:
+    """Read what `write_arrays` wrote: seed -> name -> array; refuse a file that is not the one asked for."""
     blocks: dict[int, Arrays] = {}
     with readable(path), np.load(path, allow_pickle=False) as archive:
+        if identity is not None:
+            identity.check(path, str(archive[IDENTITY]) if IDENTITY in archive else None)
         for key in archive.files:
+            if key == IDENTITY:
+                continue
             seeds, name = key.split("/", 1)
             array = archive[key]
             for seed in seeds.split(","):
@@ -81,43 +102,56 @@ def read_arrays(path: Path | str) -> dict[int, Arrays]:
     return blocks
 
 
-def write_parameters(path: Path | str, parameters: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays in the safetensors format."""
+def write_parameters(path: Path | str, parameters: Mapping[str, np.ndarray], identity: Identity | None = None) -> None:
+    """Write named arrays in the safetensors format, with a checksum, and what the file is."""
     from safetensors.numpy import save
 
-    # Written by Python, so that a full disk is the OSError it is everywhere else.
-    with atomic(path) as temporary:
-        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
+    arrays = {name: np.ascontiguousarray(array) for name, array in parameters.items()}
+    metadata = {_SUM: _sum(arrays)} | ({} if identity is None else {IDENTITY: str(identity)})
+    whole = save(arrays, metadata)
+    with atomic(path) as temporary:  # written by Python, so that a full disk is the OSError it is everywhere else
+        temporary.write_bytes(whole)
 
 
-def read_parameters(path: Path | str) -> Arrays:
-    """Read what `write_parameters` wrote."""
-    from safetensors.numpy import load_file
+def read_parameters(path: Path | str, identity: Identity | None = None) -> Arrays:
+    """Read what `write_parameters` wrote; refuse a file that is not the one asked for, or not as it was written."""
+    from safetensors import safe_open
 
-    with readable(path):
-        return load_file(path)
+    with readable(path), safe_open(path, "np") as file:
+        told = file.metadata() or {}
+        if identity is not None:
+            identity.check(path, told.get(IDENTITY))
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if told.get(_SUM) != _sum(arrays):
+            raise ValueError("its checksum is another one")
+    return arrays
+
+
+def _sum(arrays: Arrays) -> str:
+    """A checksum of some arrays and their names, whatever their order; the other formats have their own."""
+    return str(
+        sum(
+            zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(name.encode()))
+            for name, array in arrays.items()
+        )
+    )
 
 
 @contextmanager
-def readable(path: Path | str) -> Iterator[None]:
-    """Turn the many ways in which a cut or foreign file fails into one clear error."""
-    import struct
-    import zlib
-
+def readable(path: Path | str, mend: str = REMAKE) -> Iterator[None]:
+    """Turn the many ways in which reading a cut or foreign file fails into one clear error that says how to mend it."""
     if not Path(path).exists():
         raise UserError(f"{path}: there is no such file. Run the stage that makes it first.")
-    errors: list[type[Exception]] = [ValueError, KeyError, EOFError, zipfile.BadZipFile, struct.error, zlib.error]
-    try:
-        from safetensors import SafetensorError
-
-        errors.append(SafetensorError)
-    except ImportError:
-        pass
+    if not Path(path).is_file():
+        raise UserError(f"{path}: cannot be read: it is {'a folder' if Path(path).is_dir() else 'no regular file'}.")
     try:
         yield
-    except tuple(errors) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each format's reader raises kinds of its own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: cannot be read ({reason}). It was probably cut short by an interrupted run: "
-            "delete it and run snakemake again."
+            f"{path}: cannot be read ({reason}). It was cut short or is another kind of file: {mend}."
         ) from error

@@ -5,9 +5,17 @@ Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+from workflow.lib.errors import shortened
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+# Beyond this a float is no longer exact, and no count means anything.
+_LARGEST = 10**15
 
 
 def _number(value: Any) -> Any:
@@ -15,20 +23,30 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number, found true or false")
     if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"expected a number, found the text {value!r}") from None
+        if not _NUMBER.fullmatch(value):
+            raise ValueError(f"expected a number, found the text {shortened(value)}")
+        return float(value)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"expected a number with a decimal point or e, or a smaller one; found {shortened(value)}")
     return value
 
 
 def _whole(value: Any) -> Any:
     """Read a whole number given as text, as `--config` passes it; refuse everything else but whole numbers."""
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        return int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected a whole number, found {value!r}")
+        raise ValueError(f"expected a whole number{_whole_form(value)}, found {shortened(value)}")
+    if abs(value) > _LARGEST:
+        raise ValueError(f"expected a whole number of at most 10^15, found {shortened(value)}")
     return value
+
+
+def _whole_form(value: Any) -> str:
+    """How a whole number that was written as another kind of value is to be written."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    return f" such as {value:.0f}" if isinstance(value, float) and abs(value) < _LARGEST and value.is_integer() else ""
 
 
 _Number = BeforeValidator(_number)

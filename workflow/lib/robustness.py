@@ -56,7 +56,7 @@ def _measured(experiment: Experiment, folder: Path) -> Path:
             stem = runs / label / block
             start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
             outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
-            stages.train(experiment, label, path, *outputs, start=start[0] if start else None)
+            stages.train(experiment, label, block_seeds(block), path, *outputs, start=start[0] if start else None)
     stages.measure(experiment, list(data.values()), runs, blocks, metrics)
     return metrics
 

@@ -8,22 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow.lib import rooms, startup
+from workflow.lib import identity, rooms, startup
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
-from workflow.lib.plan.model import Experiment, Paper
+from workflow.lib.plan.model import Experiment, Paper, block_seeds
 
 
 def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
     """Make the data of a block of seeds."""
     make = rooms.generate(experiment)
-    write_arrays(data, {number: make(experiment, experiment.seed(number)) for number in seeds})
+    arrays = {number: make(experiment, experiment.seed(number)) for number in seeds}
+    write_arrays(data, arrays, identity.of_data(experiment, seeds))
 
 
 def train(
     experiment: Experiment,
     optimizer: str,
+    seeds: Sequence[int],
     data: Path,
     trace: Path,
     parameters: Path,
@@ -35,6 +37,7 @@ def train(
     Args:
         experiment: the optimizer's.
         optimizer: its label.
+        seeds: those of the block.
         data: the data of the block.
         trace: the table to write.
         parameters: the file to write.
@@ -47,12 +50,16 @@ def train(
     if (entry.start_from is None) != (start is None):
         wanted = f"the parameters of {entry.start_from!r}" if entry.start_from else "nothing"
         raise UserError(f"--start: runs of {optimizer!r} start from {wanted}; found {start or 'nothing'}")
+    arrays = read_arrays(data, identity.of_data(experiment, seeds))
+    before = None
+    if start is not None and entry.start_from is not None:
+        before = read_parameters(start, identity.of_run(experiment, entry.start_from, seeds))
     checkpoint = parameters.with_suffix(".checkpoint")
-    job = Job(device=device, checkpoint=checkpoint, start=None if start is None else read_parameters(start))
     startup.begin_training()
-    run = rooms.train(experiment)(experiment, entry, read_arrays(data), job)
-    write_parameters(parameters, run.parameters)
-    write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace})
+    run = rooms.train(experiment)(experiment, entry, arrays, Job(device, checkpoint, before))
+    what = identity.of_run(experiment, optimizer, seeds)
+    write_parameters(parameters, run.parameters, what)
+    write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace}, what)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -68,16 +75,24 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
     """
     from workflow.lib.tables import read_traces, write_traces
 
+    seeds = [block_seeds(block) for block in blocks]
+    if len(data) != len(blocks):
+        raise UserError(f"--data: expected one file for each of the blocks {', '.join(blocks)}; found {len(data)}")
     joined: dict[int, Arrays] = {}
-    for path in data:
-        joined.update(read_arrays(path))
+    for path, numbers in zip(data, seeds, strict=True):
+        joined.update(read_arrays(path, identity.of_data(experiment, numbers)))
     runs = {}
     for label in experiment.optimizers:
         stems = [folder / label / block for block in blocks]
-        trace = read_traces(*(stem.with_suffix(".parquet") for stem in stems))[label]
-        runs[label] = Run(trace, _joined([read_parameters(stem.with_suffix(".safetensors")) for stem in stems]))
+        asked = [identity.of_run(experiment, label, numbers) for numbers in seeds]
+        trace = read_traces(*(stem.with_suffix(".parquet") for stem in stems), identities=asked)[label]
+        parts = [
+            read_parameters(stem.with_suffix(".safetensors"), what) for stem, what in zip(stems, asked, strict=True)
+        ]
+        runs[label] = Run(trace, _joined(parts))
     measured = rooms.measure(experiment)(experiment, joined, runs)
-    write_traces(metrics, experiment.paper, experiment.name, measured)
+    what = identity.of_metrics(experiment, sorted(joined))
+    write_traces(metrics, experiment.paper, experiment.name, measured, what)
 
 
 def _joined(blocks: Sequence[Arrays]) -> Arrays:
@@ -98,7 +113,8 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     experiments = [paper.experiment(name) for name in entry.experiments]
     with plotting.look():
         try:
-            drawing = rooms.figures(paper.name)[entry.drawing](read_metrics(metrics), *experiments)
+            loaded = read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments})
+            drawing = rooms.figures(paper.name)[entry.drawing](loaded, *experiments)
         except NotRecordedError as error:
             raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
         description = plotting.finished(drawing.figure)
@@ -120,7 +136,7 @@ def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
     from workflow.lib import judging
     from workflow.lib.tables import read_metrics
 
-    loaded = read_metrics(metrics)
+    loaded = read_metrics(metrics, {name: identity.of_metrics(paper.experiment(name)) for name in metrics})
     known = rooms.claims(paper.name)
     judging.write_csv(
         table, [judging.judged(paper, claim, known[claim.name], loaded) for claim in paper.claims.values()]

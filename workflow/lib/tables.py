@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,39 +11,70 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflow.lib.files import atomic, readable
+from workflow.lib.files import IDENTITY, Identity, atomic, readable
 from workflow.lib.runs import Metrics, Trace
 
 COLUMNS = ("paper", "experiment", "optimizer", "seed", "step", "index", "metric", "value")
+# Under which a file keeps its optimizers with their seeds.
+_RUNS = "runs"
 
 
-def write_traces(path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace]) -> None:
-    """Write the traces of several optimizers to one Parquet file, whole or not at all.
+def write_traces(
+    path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace], identity: Identity | None = None
+) -> None:
+    """Write the traces of several optimizers to one Parquet file, whole or not at all, and what the file is.
 
     NaN entries are left out, but for a last step that no seed reached: there they say that the runs ended before.
+    Optimizers and seeds that recorded nothing are kept by name.
     """
     tables = [_table(trace, paper, experiment, optimizer) for optimizer, trace in traces.items()]
+    told = {_RUNS: json.dumps({optimizer: trace.seeds for optimizer, trace in traces.items()})}
+    joined = pa.concat_tables(tables).unify_dictionaries()
     with atomic(path) as temporary:
-        pq.write_table(pa.concat_tables(tables).unify_dictionaries(), temporary, compression="zstd")
+        whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
+        pq.write_table(
+            joined.replace_schema_metadata({**told, **({} if identity is None else {IDENTITY: str(identity)})}),
+            whole,
+            compression="zstd",
+            write_page_checksum=True,
+        )
+        temporary.write_bytes(whole.getbuffer())
 
 
-def read_traces(*paths: Path | str) -> dict[str, Trace]:
-    """Read Parquet files written by `write_traces` (blocks of seeds are joined): optimizer -> trace."""
+def read_traces(*paths: Path | str, identities: Sequence[Identity | None] | None = None) -> dict[str, Trace]:
+    """Read files written by `write_traces` (blocks of seeds are joined): optimizer -> trace.
+
+    Args:
+        paths: the files.
+        identities: what each of them has to be, where that is asked.
+
+    Raises:
+        UserError: a file cannot be read, or is not the one asked for.
+    """
+    runs: dict[str, list[int]] = {}
     tables = []
-    for path in paths:
+    for path, identity in zip(paths, identities or [None] * len(paths), strict=True):
         with readable(path):
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path, page_checksum_verification=True).read()
             if tuple(table.column_names) != COLUMNS:
                 raise ValueError(f"its columns are {', '.join(table.column_names)}")
-        tables.append(table.cast(_SCHEMA))
+            told = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
+            if identity is not None:
+                identity.check(path, told.get(IDENTITY))
+            for name, seeds in json.loads(told[_RUNS]).items():
+                runs.setdefault(name, []).extend(seeds)
+            tables.append(table.cast(_SCHEMA))
     joined = pa.concat_tables(tables)
     names, codes = _codes(joined["optimizer"])
-    return {name: _trace(joined.take(_column(np.flatnonzero(codes == code)))) for code, name in enumerate(names)}
+    of = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+    nothing = np.empty(0, np.int64)
+    return {name: _trace(joined.take(_column(of.get(name, nothing))), seeds) for name, seeds in runs.items()}
 
 
-def read_metrics(paths: Mapping[str, Path | str]) -> Metrics:
-    """Read the metric table of each named experiment."""
-    return Metrics({name: read_traces(path) for name, path in paths.items()})
+def read_metrics(paths: Mapping[str, Path | str], identities: Mapping[str, Identity] | None = None) -> Metrics:
+    """Read the metric table of each named experiment; refuse one that is not the one asked for."""
+    asked = {name: [identities[name]] if identities else None for name in paths}
+    return Metrics({name: read_traces(path, identities=asked[name]) for name, path in paths.items()})
 
 
 def _table(trace: Trace, paper: str, experiment: str, optimizer: str) -> pa.Table:
@@ -81,10 +114,12 @@ def _kept(values: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _trace(table: pa.Table) -> Trace:
+def _trace(table: pa.Table, seeds: Sequence[int]) -> Trace:
     """The trace of a table that holds one optimizer's runs."""
-    seeds, rows = np.unique(_numbers(table["seed"]), return_inverse=True)
-    trace = Trace(seeds.tolist())
+    trace = Trace(seeds)
+    places = {seed: row for row, seed in enumerate(trace.seeds)}
+    found, among = np.unique(_numbers(table["seed"]), return_inverse=True)
+    rows = np.array([places[seed] for seed in found.tolist()], dtype=np.int64)[among]
     steps, values = _numbers(table["step"]), _numbers(table["value"])
     metrics, metric_codes = _codes(table["metric"])
     indices, index_codes = _codes(table["index"])

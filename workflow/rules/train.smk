@@ -33,6 +33,7 @@ rule train:
         " --optimizer {wildcards.optimizer}"
         " --plan {params.plan:q}"
         " --datasets {input.datasets:q}"
+        " --seeds {wildcards.seeds}"
         " --data {input.data:q}"
         " --start {input.start:q}"
         " --device {params.device}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +23,11 @@ import numpy as np
 
 from workflow.lib import downloads
 from workflow.lib.downloads import Remote
-from workflow.lib.errors import UserError, unknown
+from workflow.lib.errors import UserError, shortened, unknown
 from workflow.lib.files import readable, write_text
+
+# How to mend an official file that cannot be read.
+REPLACE = "replace it by the official one"
 
 
 @dataclass(frozen=True)
@@ -87,29 +90,47 @@ def fetch(name: str, folder: Path, data_dir: Path | None = None) -> dict[str, ob
     Args:
         name: of the data set.
         folder: where to download to.
-        data_dir: a folder that already holds the files, in the data set's own folder; then nothing is downloaded.
+        data_dir: a folder that already holds the files, in the data set's own folder, or the official archives; then
+            nothing is downloaded.
 
     Returns:
         The data set's manifest: its folder, licence, and the SHA-256 of each file.
     """
     found = source(name)
     if data_dir is not None:
-        folder = data_dir.expanduser() / found.folder
-        if not folder.is_dir():
-            raise UserError(f"data_dir: {data_dir} has no folder {found.folder}; {_official(found)}")
-        for remote in found.remotes:
-            if (folder / remote.file).is_file():
-                downloads.check(remote, folder / remote.file)
+        folder = _provided(name, data_dir.expanduser(), folder)
     else:
-        try:
-            _module(name).check(folder)
-        except UserError:
+        if not _complete(name, folder):
             for remote in found.remotes:
                 downloads.fetch(remote, folder)
     _module(name).check(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     sums = {path.relative_to(folder).as_posix(): downloads.sha256(path) for path in files}
     return {"dataset": name, "folder": str(folder), "licence": found.licence, "files": sums}
+
+
+def _provided(name: str, data_dir: Path, unpacked: Path) -> Path:
+    """The folder with the files that a user has: as they are, or unpacked from the official archive in its place."""
+    found = source(name)
+    place = data_dir / found.folder
+    for remote in found.remotes:
+        files = [path for path in (place / remote.file, data_dir / remote.file) if path.is_file()]
+        for path in files[:1]:
+            downloads.check(remote, path)
+            if remote.unpack and not _complete(name, place):
+                downloads.unpack(path, unpacked, remote.unpack)
+                return unpacked
+    if not place.is_dir():
+        raise UserError(f"data_dir: there is no folder {place}, where {name} is looked for; {_official(found)}")
+    return place
+
+
+def _complete(name: str, folder: Path) -> bool:
+    try:
+        _module(name).check(folder)
+    except UserError:
+        return False
+    return True
 
 
 def write_manifest(path: Path, manifest: Mapping[str, object]) -> None:
@@ -134,13 +155,19 @@ def require(folder: Path, files: Iterable[str], of: Source) -> None:
             raise UserError(f"{folder}: the file {file} of {of.name} is missing; {_official(of)}")
 
 
-def check_labels(labels: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    """Labels as uint8, or a UserError that names the first one outside 0 .. classes - 1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+def check_labels(labels: Sequence[object] | np.ndarray, classes: int, path: Path) -> np.ndarray:
+    """Labels as uint8, or a UserError that names the first that is none of 0 .. classes - 1, or says there are none."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iuf":
+        wrong = np.flatnonzero(~np.isin(labels, np.arange(classes)))
+    else:
+        wrong = np.flatnonzero([type(label) is not int or not 0 <= label < classes for label in labels])
     if wrong.size:
         at = int(wrong[0])
-        raise UserError(f"{path}: the label of example {at} is {labels[at]}; expected 0 to {classes - 1}")
-    return labels.astype(np.uint8)
+        found = labels[at].item() if isinstance(labels, np.ndarray) else labels[at]
+        raise UserError(f"{path}: the label of example {at} is {shortened(found)}; expected 0 to {classes - 1}")
+    if not len(labels):
+        raise UserError(f"{path}: holds no labelled example")
+    return np.array(labels, dtype=np.uint8)
 
 
 def check_texts(texts: Iterable[object], path: Path) -> list[str]:
@@ -148,7 +175,7 @@ def check_texts(texts: Iterable[object], path: Path) -> list[str]:
     checked = []
     for at, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{path}: the text of example {at} is empty ({text!r})")
+            raise UserError(f"{path}: the text of example {at} is empty or no text ({shortened(text)})")
         checked.append(text.strip())
     return checked
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workflow.lib.datasets import Images, Source, check_labels, require
+from workflow.lib.datasets import REPLACE, Images, Source, check_labels, require
 from workflow.lib.downloads import Remote
-from workflow.lib.errors import UserError
+from workflow.lib.errors import UserError, shortened
+from workflow.lib.files import readable
 
 _FOLDER = "cifar-10-batches-py"
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+_LARGEST = 1 << 26  # bytes; the official batches have 31 million
 SOURCE = Source(
     name="cifar10",
     folder=_FOLDER,
@@ -52,35 +55,67 @@ def _batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     found = read_pickle(path)
     if not isinstance(found, dict) or not {b"data", b"labels"} <= found.keys():
         raise UserError(f"{path}: is not a CIFAR-10 batch: expected a dict with data and labels")
-    images, labels = np.asarray(found[b"data"]), np.asarray(found[b"labels"])
-    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072 or labels.shape != images.shape[:1]:
-        raise UserError(f"{path}: expected (n, 3072) unsigned bytes and n labels, found {images.shape}, {labels.shape}")
+    images, labels = getattr(found[b"data"], "values", None), found[b"labels"]
+    if not isinstance(images, np.ndarray) or images.shape[1:] != (3072,):
+        told = f"shape {images.shape}" if isinstance(images, np.ndarray) else f"no array ({shortened(found[b'data'])})"
+        raise UserError(f"{path}: expected data of unsigned bytes of shape (n, 3072), found {told}")
+    if not isinstance(labels, list) or len(labels) != len(images):
+        told = f"{len(labels):,}" if isinstance(labels, list) else type(labels).__name__
+        raise UserError(f"{path}: expected a list of {len(images):,} labels, one for each image; found {told}")
     return images.reshape(-1, 3, 32, 32), check_labels(labels, 10, path)
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle that holds plain values and NumPy arrays, and nothing that runs code.
+    """Read a pickle of plain values and arrays of unsigned bytes, without calling anything that it names.
 
     Raises:
-        UserError: it asks for anything else, or is damaged.
+        UserError: it asks for anything else, is damaged, or is larger than any official batch.
     """
-    try:
-        with open(path, "rb") as file:
-            return _Unpickler(file, encoding="bytes").load()
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, ImportError) as error:
-        raise UserError(f"{path}: is damaged or cut short ({type(error).__name__}: {error})") from error
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes are more than a CIFAR-10 batch has")
+    with readable(path, REPLACE):
+        try:
+            return _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        except _RefusedError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that knows the three names a pickled NumPy array needs."""
+class _RefusedError(Exception):
+    """A pickle names what no batch of images needs."""
+
+
+class _Array:
+    """What stands for a NumPy array in a pickle until its state is known; no memory but the pickle's own bytes."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, by_columns, raw = state
+        if kind.name not in ("u1", b"u1") or by_columns or not isinstance(raw, bytes):
+            raise ValueError("expected an array of unsigned bytes, stored row by row")
+        self.values = np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+class _Kind:
+    """A NumPy dtype in a pickle."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which bytes have none of."""
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # in Python, whose memory no count in the file governs
+    """An unpickler that knows the three names a pickled NumPy array needs, and has harmless stand-ins for them."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
+            return _Array
         if (module, name) == ("numpy", "dtype"):
-            return np.dtype
+            return _Kind
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        raise pickle.UnpicklingError(f"refused: it asks to call {module}.{name}, which a CIFAR-10 batch never does")
+            return _reconstruct
+        raise _RefusedError(f"refused: it asks to call {module}.{name}, which a CIFAR-10 batch never does")

@@ -6,13 +6,14 @@ from Parquet files with the columns of `google/civil_comments`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from workflow.lib.datasets import Sentences, Source, Texts, check_texts, require
+from workflow.lib.datasets import REPLACE, Sentences, Source, Texts, check_labels, check_texts, require
 from workflow.lib.downloads import Remote
-from workflow.lib.errors import UserError
+from workflow.lib.errors import UserError, shortened
 from workflow.lib.files import readable
 
 _WILDS = "all_data_with_identities.csv"
@@ -51,24 +52,35 @@ def load(folder: Path) -> Texts:
 def _wilds(path: Path) -> Texts:
     import pandas as pd
 
-    with readable(path):
-        table = pd.read_csv(path, usecols=["comment_text", "split", "toxicity"], keep_default_na=False)
+    columns = ["comment_text", "split", "toxicity"]
+    with readable(path, REPLACE):
+        table = pd.read_csv(path, usecols=columns, keep_default_na=False, dtype=str, encoding="utf-8")
     table = table[table["comment_text"].str.strip() != ""]
-    parts = [table[table["split"] == split] for split in ("train", "test")]
-    return Texts(*(_labelled(part["comment_text"], part["toxicity"].to_numpy(), path) for part in parts))
+    parts = []
+    for split in ("train", "test"):
+        part = table[table["split"] == split]
+        if part.empty:
+            raise UserError(f"{path}: holds no comment of the split {split!r}")
+        parts.append(_labelled(part["comment_text"], part["toxicity"], path))
+    return Texts(*parts)
 
 
 def _parquet(path: Path) -> Sentences:
     import pyarrow.parquet as pq
 
-    with readable(path):
+    with readable(path, REPLACE):
         table = pq.read_table(path, columns=["text", "toxicity"])
-    return _labelled(table["text"].to_pylist(), table["toxicity"].to_numpy(), path)
+        texts, scores = (table[name].to_pylist() for name in ("text", "toxicity"))
+    return _labelled(texts, scores, path)
 
 
-def _labelled(texts: object, toxicity: np.ndarray, path: Path) -> Sentences:
-    score = np.asarray(toxicity, np.float64)
-    if not ((score >= 0) & (score <= 1)).all():
-        at = int(np.flatnonzero(~((score >= 0) & (score <= 1)))[0])
-        raise UserError(f"{path}: the toxicity of example {at} is {score[at]}; expected a share from 0 to 1")
-    return Sentences(check_texts(texts, path), None, (score >= 0.5).astype(np.uint8))  # type: ignore[arg-type]
+def _labelled(texts: Iterable[object], scores: Iterable[object], path: Path) -> Sentences:
+    import pandas as pd
+
+    found = list(scores)
+    shares = pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(~((shares >= 0) & (shares <= 1)))
+    if wrong.size:
+        told = shortened(found[int(wrong[0])])
+        raise UserError(f"{path}: the toxicity of example {wrong[0]} is {told}; expected a share from 0 to 1")
+    return Sentences(check_texts(texts, path), None, check_labels((shares >= 0.5).astype(np.uint8), 2, path))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import zlib
+import math
 from pathlib import Path
 
 import numpy as np
 
-from workflow.lib.datasets import Images, Source, check_labels, require
+from workflow.lib.datasets import REPLACE, Images, Source, check_labels, require
 from workflow.lib.downloads import Remote
 from workflow.lib.errors import UserError
+from workflow.lib.files import readable
 
 _ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FILES = {  # with their sizes in bytes
@@ -19,6 +20,7 @@ _FILES = {  # with their sizes in bytes
     "t10k-images-idx3-ubyte.gz": ("8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
     "t10k-labels-idx1-ubyte.gz": ("f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
 }
+_LARGEST = 1 << 27  # values that one file may hold; the official ones hold 47 million
 SOURCE = Source(
     name="mnist",
     folder="mnist",
@@ -42,7 +44,9 @@ def _split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     images = read_idx(folder / f"{name}-images-idx3-ubyte.gz")
     path = folder / f"{name}-labels-idx1-ubyte.gz"
     labels = check_labels(read_idx(path), 10, path)
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
+    if images.shape[1:] != (28, 28):
+        raise UserError(f"{folder / f'{name}-images-idx3-ubyte.gz'}: expected images of 28 x 28, found {images.shape}")
+    if labels.shape != images.shape[:1]:
         raise UserError(f"{path}: labels of shape {labels.shape} do not fit images of shape {images.shape}")
     return images[:, None], labels
 
@@ -53,15 +57,16 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is not of this format, or is cut short.
     """
-    try:
-        raw = gzip.decompress(path.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: is damaged or cut short ({error})") from error
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4:
-        raise UserError(f"{path}: is not an IDX file of unsigned bytes (it starts with {raw[:4]!r})")
-    start = 4 + 4 * raw[3]
-    shape = np.frombuffer(raw[4:start], ">u4").astype(np.int64)
-    found = np.frombuffer(raw, np.uint8, offset=start)
-    if found.size != shape.prod():
-        raise UserError(f"{path}: holds {found.size:,} values, but its header says {' x '.join(map(str, shape))}")
+    with readable(path, REPLACE), gzip.open(path) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:3] != b"\0\0\x08":
+            raise UserError(f"{path}: is not an IDX file of unsigned bytes (it starts with {start!r})")
+        shape = [int.from_bytes(file.read(4), "big") for _ in range(start[3])]
+        expected = math.prod(shape)
+        if expected > _LARGEST:
+            raise UserError(f"{path}: its header says {' x '.join(map(str, shape))}, which is more than MNIST has")
+        found = np.frombuffer(file.read(expected + 1), np.uint8)
+    if found.size != expected:
+        more = "more" if found.size > expected else f"{found.size:,}"
+        raise UserError(f"{path}: holds {more} values, but its header says {' x '.join(map(str, shape))}")
     return found.reshape(shape)

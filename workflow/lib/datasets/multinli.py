@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
-from workflow.lib.datasets import Sentences, Source, Texts, check_labels, check_texts, require
+from workflow.lib.datasets import REPLACE, Sentences, Source, Texts, check_labels, check_texts, require
 from workflow.lib.downloads import Remote
 from workflow.lib.errors import UserError
 from workflow.lib.files import readable
@@ -56,26 +54,29 @@ def _place(folder: Path) -> Path:
 
 
 def _jsonl(path: Path) -> Sentences:
-    first, second, labels = [], [], []
-    with open(path, encoding="utf-8") as lines:
+    pairs = []
+    with readable(path, REPLACE), open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                pair = json.loads(line)
-                if pair["gold_label"] == "-":
+                pair = json.loads(line.decode())
+                label = pair["gold_label"]
+                if label == "-":
                     continue
-                labels.append(LABELS.index(pair["gold_label"]))
-                first.append(pair["sentence1"])
-                second.append(pair["sentence2"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: line {number} is not a labelled pair ({error})") from error
-    return Sentences(check_texts(first, path), check_texts(second, path), np.array(labels, np.uint8))
+                pairs.append((pair["sentence1"], pair["sentence2"], LABELS.index(label)))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                told = f"no {error}" if isinstance(error, KeyError) else error
+                raise UserError(
+                    f"{path}: line {number} is not a labelled pair ({told}); expected a JSON object with sentence1, "
+                    f"sentence2 and gold_label, one of {', '.join(LABELS)}, -"
+                ) from error
+    first, second, labels = ([pair[part] for pair in pairs] for part in range(3))
+    return Sentences(check_texts(first, path), check_texts(second, path), check_labels(labels, len(LABELS), path))
 
 
 def _parquet(path: Path) -> Sentences:
     import pyarrow.parquet as pq
 
-    with readable(path):
+    with readable(path, REPLACE):
         table = pq.read_table(path, columns=["premise", "hypothesis", "label"])
-    labels = check_labels(table["label"].to_numpy(), len(LABELS), path)
-    first, second = (check_texts(table[name].to_pylist(), path) for name in ("premise", "hypothesis"))
-    return Sentences(first, second, labels)
+        first, second, labels = (table[name].to_pylist() for name in ("premise", "hypothesis", "label"))
+    return Sentences(check_texts(first, path), check_texts(second, path), check_labels(labels, len(LABELS), path))

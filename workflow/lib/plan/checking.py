@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from workflow.lib.errors import UserError, unknown
+from workflow.lib.errors import UserError, shortened, unknown
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,7 +28,7 @@ def checked(model: type[Model], values: Any, where: str, what: str = "key") -> M
         UserError: one line for each finding.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected a mapping of {what}s to values; found {values!r}")
+        raise UserError(f"{where}: expected a mapping of {what}s to values; found {shortened(values)}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -40,7 +40,7 @@ def named(name: Any, where: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
             f"{where}: expected a name of lower-case letters, digits and underscores that starts with a letter; "
-            f"found {name!r}"
+            f"found {shortened(name)}"
         )
     return name
 
@@ -55,9 +55,9 @@ def _line(problem: Any, model: type[BaseModel], where: str, what: str) -> str:
     field = model.model_fields.get(str(first))
     if field is not None and field.description:
         found = problem["input"] if len(problem["loc"]) == 1 else f"{problem['input']!r} at {path}"
-        return f"{where}.{first}: expected {field.description}; found {found!r}"
+        return f"{where}.{first}: expected {field.description}; found {shortened(found)}"
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:  # a check across several fields, which names them itself
         return f"{where}: {message}"
-    found = "" if "found" in message else f"; found {problem['input']!r}"
+    found = "" if "found" in message else f"; found {shortened(problem['input'])}"
     return f"{path}: {message[0].lower()}{message[1:]}{found}"

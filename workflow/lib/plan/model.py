@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypeVar
 
-from workflow.lib.errors import UserError, unknown
+from workflow.lib.errors import UserError, shortened, unknown
 from workflow.lib.number_types import Count, Index
 from workflow.lib.plan import reading
 from workflow.lib.plan.checking import checked, named
@@ -196,7 +196,7 @@ def block_seeds(name: str) -> list[int]:
     match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", name)
     seeds = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
     if not seeds:
-        raise UserError(f"seeds: expected one seed such as 3 or a block such as 0-9, found {name!r}")
+        raise UserError(f"seeds: expected one seed such as 3 or a block such as 0-9, found {shortened(name)}")
     return seeds
 
 
@@ -308,7 +308,7 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
     if not re.fullmatch(r"fig[0-9]+|extra_[a-z0-9_]+", str(name)):
         raise UserError(
             f"{room.paper}.figures: expected fig1, fig2, ... as in the paper, or extra_<name> for what goes beyond it; "
-            f"found {name!r}"
+            f"found {shortened(name)}"
         )
     figure = checked(Figure, {"name": name, **found} if isinstance(found, Mapping) else found, where)
     if figure.drawing not in room.drawings:

@@ -8,9 +8,14 @@ from typing import Any
 
 import yaml
 
-from workflow.lib.errors import UserError, from_os_error, unknown
+from workflow.lib.errors import UserError, from_os_error, shortened, unknown
 
 ROOT = Path(__file__).parents[3]
+
+# Snakemake's name for a YAML file with Python in it.
+_EVALUATED = "__use_yte__"
+# Values that an overlay may hold; all shipped ones together hold less than a tenth of that.
+_LARGEST = 300_000
 
 _USER = {"source": "user", "where": ""}
 
@@ -25,19 +30,48 @@ def shipped(paper: str) -> dict[str, Any]:
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping, with the file and line named when it is not one."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{path}: is {'a folder' if Path(path).is_dir() else 'no regular file'}; expected a YAML file")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise from_os_error(error) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file in UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: is not a text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
+        ) from None
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date such as 2020-13-45, a key that is a list
         reason = " ".join(str(error).replace(' in "<unicode string>"', " at").split())
         raise UserError(f"{path}: is not valid YAML. {reason}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is not valid YAML. It is nested too deeply") from None
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected keys with values, found {type(loaded).__name__}")
+        found = "nothing" if loaded is None else f"{type(loaded).__name__} ({shortened(loaded)})"
+        raise UserError(f"{path}: expected keys with values, as in `ntp: {{...}}`; found {found}")
+    return loaded
+
+
+def read_overlay(path: Path | str) -> dict[str, Any]:
+    """Read a user's file over the shipped ones.
+
+    Snakemake reads it too, and takes what is refused here: a key that stands twice, a file that evaluates Python,
+    anchors that stand for more than anyone wrote.
+    """
+    loaded = read_yaml(path)
+    if _EVALUATED in loaded:
+        raise UserError(f"{path}: the key {_EVALUATED} makes snakemake evaluate the file as a program; remove it")
+    left, waiting = _LARGEST, list[Any]([loaded])
+    while waiting:
+        found = waiting.pop()
+        inside = [*found, *found.values()] if isinstance(found, dict) else found
+        left -= len(inside)
+        if left < 0:
+            raise UserError(
+                f"{path}: holds more than {_LARGEST:,} values once its anchors (&) and aliases (*) are resolved"
+            )
+        waiting += [value for value in inside if isinstance(value, dict | list)]
     return loaded
 
 
@@ -143,5 +177,5 @@ def _value(base: Any, mine: Any) -> Any:
 
 def _mapping(found: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
-        raise UserError(f"{where}: expected a mapping laid out as in the shipped YAML, found {found!r}")
+        raise UserError(f"{where}: expected a mapping laid out as in the shipped YAML, found {shortened(found)}")
     return found

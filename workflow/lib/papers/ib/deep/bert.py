@@ -23,6 +23,10 @@ logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+# First parts of the names of weights that a pre-trained folder may hold beside its encoder.
+_HEADS = ("cls.", "classifier.")
+
+
 class Classifier(nn.Module):
     """A BERT with a classification head on its pooled [CLS] token."""
 
@@ -82,7 +86,7 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
     """A pre-trained encoder with a fresh head.
 
     Raises:
-        UserError: the folder holds no configuration or no weights (model.safetensors).
+        UserError: the folder holds no configuration, or not exactly the weights of a BERT (model.safetensors).
     """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
@@ -94,11 +98,25 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
         config = BertConfig.from_pretrained(folder, num_labels=classes, **_dropouts(dropout))
         bert = BertForSequenceClassification(config)
         # The encoder alone: a head in the folder may be of another task.
-        bert.bert = BertModel.from_pretrained(
-            folder, config=config, use_safetensors=True, local_files_only=True, dtype=torch.float32
+        loaded: Any = BertModel.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
+        bert.bert, found = loaded
     except Exception as error:  # transformers raises many kinds, all about the same folder
-        raise UserError(f"encoder: {folder} cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"encoder: {folder} cannot be read ({(str(error) or repr(error)).splitlines()[0]})") from error
+    # What is missing would be drawn at random; what is left over is of another model, but for heads.
+    surplus = {name for name in found["unexpected_keys"] if not name.startswith(_HEADS)}
+    for told, names in (("has no", found["missing_keys"]), ("has the unknown", surplus)):
+        if names:
+            raise UserError(
+                f"encoder: {folder / 'model.safetensors'} {told} {min(names)} ({len(names)} such names); expected the "
+                f"weights of a BERT with {config.num_hidden_layers} layers, as config.json says"
+            )
     return Classifier(bert)
 
 

@@ -67,9 +67,8 @@ def test_help_names_every_stage() -> None:
 
 def train(data: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     outputs = ("--trace", str(folder / "t.parquet"), "--parameters", str(folder / "p.safetensors"))
-    return stage(
-        "train", "--paper", "ntp", "--experiment", "two_stage", "--optimizer", "ngd", "--data", str(data), *outputs
-    )
+    named = ("--paper", "ntp", "--experiment", "two_stage", "--optimizer", "ngd", "--seeds", "0-1")
+    return stage("train", *named, "--data", str(data), *outputs)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -77,7 +78,7 @@ def test_every_rule_is_measured_and_drawn(rule: str, tmp_path: Path) -> None:
             continue
         drawing = rooms.figures("ntp")[figure.drawing](measured, *[paper.experiment(e) for e in figure.experiments])
         drawing.figure.savefig(tmp_path / "figure.png")
-        for panel, rows in drawing.table.groupby("panel"):
+        for panel, rows in pd.DataFrame(dict(drawing.table)).groupby("panel"):
             if "deviation" not in str(panel):
                 assert {"ngd", "mine"} <= set(rows["series"]), (name, panel)
         caption = captions.text(ROOT / "workflow" / "report" / "ntp" / f"{name}.rst", drawing.facts)

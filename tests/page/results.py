@@ -74,7 +74,7 @@ def write(folder: Path, hostile: bool = False, step_size: float = 0.04472135955,
             description = plotting.finished(drawn.figure)
             drawn.figure.savefig(place.with_suffix(".png"))
         place.with_suffix(".pdf").write_bytes(b"%PDF-1.4")
-        drawn.table.to_csv(place.with_suffix(".csv"), index=False)
+        drawn.table.write_csv(place.with_suffix(".csv"))
         settings = [
             {"setting": "norm", "value": texts[1], "source": "user", "where": texts[2]},
             {"setting": "ngd.step_size", "value": step_size, "source": "paper", "where": "p. 9"},

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from workflow.lib.drawn import Table
 from workflow.lib.files import Arrays
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
@@ -31,7 +32,6 @@ from workflow.lib.streams import Seed
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Drawing:
     """A drawn figure, the table of exactly the numbers in it, and facts for the caption's template."""
 
     figure: matplotlib.figure.Figure
-    table: pd.DataFrame
+    table: Table
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from workflow.lib.contract import Measured
 from workflow.lib.errors import unknown
@@ -15,6 +16,9 @@ from workflow.lib.files import atomic, readable, write_text
 from workflow.lib.page import texts
 from workflow.lib.plan.model import Claim, Experiment, Paper
 from workflow.lib.runs import Metrics, NotRecordedError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source",
@@ -118,12 +122,17 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
 
 def write_csv(path: Path | str, rows: Iterable[dict[str, object]]) -> None:
     """Write claims.csv, whole or not at all."""
-    with atomic(path) as temporary:
-        pd.DataFrame(list(rows), columns=list(COLUMNS)).to_csv(temporary, index=False)
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "" if value != value else value for name, value in row.items()})
 
 
 def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
     """Read and join the claims tables of several papers."""
+    import pandas as pd  # which judging a paper does without
+
     tables = []
     for path in paths:
         with readable(path):
@@ -148,6 +157,8 @@ def _counted(claims: pd.DataFrame) -> str:
 
 def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The table as a person reads it: what fails first, then what was not measured."""
+    import pandas as pd
+
     claims = claims.iloc[np.argsort(claims["verdict"].map(list(VERDICTS).index), kind="stable")]
     table = pd.DataFrame(
         {

@@ -7,12 +7,12 @@ the page can draw them again. Importing this module changes nothing of the user'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from cycler import cycler
 from matplotlib import colormaps, colors
 from matplotlib import style as styles
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from workflow.lib.drawn import Table
 from workflow.lib.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW, Dash
 from workflow.lib.runs import Curve
 
@@ -70,9 +71,21 @@ STYLE: Any = {
 Kind = Literal["line", "band", "points", "bars", "level", "heat", "note"]
 
 
-def look() -> AbstractContextManager[None]:
+_LOOKING = ContextVar("looking", default=False)
+
+
+@contextmanager
+def look() -> Iterator[None]:
     """The look, whatever the user's matplotlibrc says; for `with`, around drawing and saving."""
-    return styles.context(["default", STYLE])
+    if _LOOKING.get():  # setting hundreds of parameters anew for every line is a tenth of a drawing's time
+        yield
+        return
+    before = _LOOKING.set(True)
+    try:
+        with styles.context(["default", STYLE]):
+            yield
+    finally:
+        _LOOKING.reset(before)
 
 
 @dataclass(frozen=True)
@@ -118,14 +131,8 @@ class Sheet:
             FigureCanvasAgg(self.figure)
             self.panels: np.ndarray = self.figure.subplots(rows, columns, squeeze=False, **options)
         self.figure.sheet = self
-        self._rows: list[pd.DataFrame] = []
+        self.table = Table()
         self._entries: list[_Entry] = []
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Everything drawn so far."""
-        columns = ["panel", "series", "x", "y", "low", "high"]
-        return pd.concat(self._rows, ignore_index=True)[columns] if self._rows else pd.DataFrame(columns=columns)
 
     def record(
         self,
@@ -153,8 +160,7 @@ class Sheet:
             kind: how.
             style: `color`, `linestyle`, `linewidth`, `marker` and `label`, as matplotlib names them.
         """
-        ends = {"low": np.nan if low is None else low, "high": np.nan if high is None else high}
-        self._rows.append(pd.DataFrame({"panel": panel, "series": series, "x": x, "y": y, **ends}))
+        rows = self.table.add(panel, series, x, y, low, high)
         label = str(style.get("label") or "")
         self._entries.append(
             _Entry(
@@ -167,7 +173,7 @@ class Sheet:
                 dash=style.get("linestyle") or "-",
                 width=style.get("linewidth") or STYLE["lines.linewidth"],
                 marker=str(style.get("marker") or ""),
-                rows=len(self._rows[-1]),
+                rows=rows,
                 scale=style.get("scale"),
             )
         )

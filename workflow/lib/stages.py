@@ -122,8 +122,7 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
             with atomic(outputs[kind]) as temporary:
                 drawing.figure.savefig(temporary, metadata=metadata)
             drawing.figure.set_layout_engine("none")  # laid out once, for both files
-    with atomic(outputs["csv"]) as temporary:
-        drawing.table.to_csv(temporary, index=False)
+    drawing.table.write_csv(outputs["csv"])
     text = captions.text(template, drawing.facts)
     write_text(outputs["caption"], captions.render(text, paper, figure))
     if "description" in outputs:

@@ -188,6 +188,15 @@ def test_torch_and_numpy_take_the_same_step(penalty: float, keep_mean: bool) -> 
     np.testing.assert_allclose(p.numpy(), ours, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.4, 1000.0])
+@pytest.mark.parametrize("keep_mean", [False, True])
+def test_the_compiled_step_is_the_same(penalty: float, keep_mean: bool) -> None:
+    rows, gradient, weights = rows_and_gradient()
+    expected = proximal_step(rows, gradient, lr=0.1, penalty=penalty, weights=weights, keep_mean=keep_mean)
+    kernels.proximal_steps(rows, gradient, 0.1, 0.1 * penalty, weights, keep_mean)
+    np.testing.assert_allclose(rows, expected, rtol=1e-13, atol=1e-15)
+
+
 def test_a_step_keeps_sums_and_on_request_the_mean() -> None:
     rows, gradient, weights = rows_and_gradient()
     for penalty in (0.0, 0.4):

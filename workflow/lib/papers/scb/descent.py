@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from workflow.lib.files import Arrays
-from workflow.lib.optim.preconditioned_prox import proximal_step
 from workflow.lib.papers.scb import kernels
 from workflow.lib.papers.scb.problem import Problem
 from workflow.lib.plan.optimizer import Optimizer
@@ -157,17 +156,14 @@ class Descent:
 
 
 def preconditioned_prox(descent: Descent, *, lr: float, penalty: float = 0.0, attention_factor: float = 1.0) -> Update:
-    """The update of the optimizer `preconditioned_prox`, in NumPy: importing torch takes longer than most runs."""
+    """The update of the optimizer `preconditioned_prox`, compiled: importing torch takes longer than most runs."""
     weights = descent.problem.stationary
 
     def update(evaluate: Evaluate) -> np.ndarray:
         losses = evaluate()
-        # Run by run, because the arrays of a single one stay in the cache.
-        for free, gradient, mu in zip(descent.free, descent.free_gradient, weights, strict=True):
-            free[:] = proximal_step(free, gradient, lr=lr * attention_factor, penalty=penalty, weights=mu)
-        descent.value[:] = proximal_step(
-            descent.value, descent.value_gradient, lr=lr, penalty=0.0, weights=weights, keep_mean=True
-        )
+        size = lr * attention_factor
+        kernels.proximal_steps(descent.free, descent.free_gradient, size, size * penalty, weights, False)
+        kernels.proximal_steps(descent.value, descent.value_gradient, lr, 0.0, weights, True)
         return losses
 
     return update

@@ -23,6 +23,7 @@ LANES = 16
 _PER_WORD = 4  # tokens from one 64-bit word
 _PER_ROUND = LANES * _PER_WORD
 _BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
+_CHUNK = 64  # entries that are looked at together for one that is not zero
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -202,13 +203,30 @@ def gradients(
             gradient = attention_gradient[queries[b], start:stop]
             for n in range(0, last - 1, 2):
                 first, second = back[b, n], back[b, n + 1]
+                one, other = np.uint8(n), np.uint8(n + 1)  # compared as bytes, not as the indices they are
                 for t in range(stop - start):
-                    gradient[t] += (first if row[t] == n else 0.0) + (second if row[t] == n + 1 else 0.0)
+                    gradient[t] += (first if row[t] == one else 0.0) + (second if row[t] == other else 0.0)
             if last % 2 == 1:
-                only = back[b, last - 1]
+                only, one = back[b, last - 1], np.uint8(last - 1)
                 for t in range(stop - start):
-                    gradient[t] += only if row[t] == last - 1 else 0.0
+                    gradient[t] += only if row[t] == one else 0.0
     return loss / (2.0 * batch)
+
+
+@compiled
+def _find(row: np.ndarray, where: np.ndarray) -> None:
+    """Write the places of all entries that are not zero into `where`, which is long enough."""
+    found = 0
+    for start in range(0, row.size, _CHUNK):
+        stop = min(start + _CHUNK, row.size)
+        used = 0.0
+        for t in range(start, stop):
+            used += 1.0 if row[t] != 0.0 else 0.0
+        if used != 0.0:  # in few of the chunks
+            for t in range(start, stop):
+                if row[t] != 0.0:
+                    where[found] = t
+                    found += 1
 
 
 @compiled
@@ -218,19 +236,16 @@ def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> n
     states = len(attention)
     last = states - 1
     few = positions // 16
-    where, counts = np.empty((states, few + 1), np.int64), np.zeros(states, np.int64)
+    where, counts = np.empty((states, few), np.int64), np.zeros(states, np.int64)
     sums = np.zeros(states)
     for k in range(states):
-        row_sum = 0.0
+        row_sum, used = 0.0, 0.0
         for t in range(positions):
             row_sum += attention[k, t]
-        sums[k] = row_sum
-        for t in range(positions):
-            if attention[k, t] != 0.0:
-                where[k, counts[k]] = t
-                counts[k] += 1
-                if counts[k] > few:
-                    break
+            used += 1.0 if attention[k, t] != 0.0 else 0.0
+        sums[k], counts[k] = row_sum, int(used)
+        if counts[k] <= few:
+            _find(attention[k], where[k])
 
     hidden = np.zeros((batch, states))
     for b in range(batch):
@@ -247,15 +262,16 @@ def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> n
             row, weights = tokens[b, start:stop], attention[k, start:stop]
             for n in range(0, last - 1, 2):
                 first, second = 0.0, 0.0
+                one, other = np.uint8(n), np.uint8(n + 1)
                 for t in range(stop - start):
-                    first += weights[t] if row[t] == n else 0.0
-                    second += weights[t] if row[t] == n + 1 else 0.0
+                    first += weights[t] if row[t] == one else 0.0
+                    second += weights[t] if row[t] == other else 0.0
                 hidden[b, n] += first
                 hidden[b, n + 1] += second
             if last % 2 == 1:
-                only = 0.0
+                only, one = 0.0, np.uint8(last - 1)
                 for t in range(stop - start):
-                    only += weights[t] if row[t] == last - 1 else 0.0
+                    only += weights[t] if row[t] == one else 0.0
                 hidden[b, last - 1] += only
     for b in range(batch):
         if counts[queries[b]] > few:
@@ -264,3 +280,66 @@ def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> n
                 rest -= hidden[b, n]
             hidden[b, last] = rest
     return hidden
+
+
+@compiled
+def proximal_steps(
+    rows: np.ndarray,
+    gradient: np.ndarray,
+    lr: float,
+    threshold: float,
+    weights: np.ndarray,
+    keep_mean: bool,
+) -> None:
+    """`proximal_step` of the optimizer `preconditioned_prox`, for every run and in place.
+
+    Args:
+        rows: shape (runs, N, entries); overwritten.
+        gradient: of the same shape; overwritten where `keep_mean`.
+        lr: factor of the preconditioned gradient.
+        threshold: of the soft thresholding.
+        weights: shape (runs, N).
+        keep_mean: also keep the mean of a run's rows, weighted by `weights`.
+    """
+    runs, states, entries = rows.shape
+    for run in range(runs):
+        for k in range(states):
+            row, slope = rows[run, k], gradient[run, k]
+            mean = slope.sum() / entries
+            if keep_mean:  # the preconditioned gradients come first, for the mean over all rows
+                for t in range(entries):
+                    slope[t] = (slope[t] - mean) / weights[run, k]
+                continue
+            _proximal_row(row, slope, mean, lr / weights[run, k], threshold)
+        if keep_mean:
+            for t in range(entries):
+                mean = 0.0
+                for k in range(states):
+                    mean += weights[run, k] * gradient[run, k, t]
+                for k in range(states):
+                    gradient[run, k, t] -= mean
+            for k in range(states):
+                _proximal_row(rows[run, k], gradient[run, k], 0.0, lr, threshold)
+
+
+@compiled
+def _proximal_row(row: np.ndarray, slope: np.ndarray, mean: float, size: float, threshold: float) -> None:
+    """One row's step along `slope - mean`, soft-thresholded; what it lost is shared among its non-zero entries."""
+    if threshold == 0.0:
+        for t in range(row.size):
+            row[t] -= size * (slope[t] - mean)
+        return
+    before, after, kept = 0.0, 0.0, 0.0
+    for t in range(row.size):
+        before += row[t]
+        moved = row[t] - size * (slope[t] - mean)
+        moved -= min(max(moved, -threshold), threshold)
+        row[t] = moved
+        after += moved
+        kept += 1.0 if moved != 0.0 else 0.0
+    if kept == 0.0:
+        row[:] += (before - after) / row.size
+        return
+    share = (before - after) / kept
+    for t in range(row.size):
+        row[t] += share if row[t] != 0.0 else 0.0

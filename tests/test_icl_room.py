@@ -120,11 +120,12 @@ def test_the_csv_is_the_picture(short):
     draw(folder, paper, "fig2")
     table = pd.read_csv(folder / "fig2.csv")
     trace = read_traces(folder / "imbalanced.parquet")["adam"]
-    drawn = table[(table["panel"] == "imbalanced, linear") & (table["series"] == "adam, v2 to v5")]
+    table = table[(table["panel"] == "imbalanced, linear") & (table["series"] == "adam")]
+    drawn = table[table["part"] == "v2 to v5"]
     errors = np.concatenate([trace.curve("error", k).values for k in range(2, 6)])
     np.testing.assert_allclose(drawn["y"], errors.mean(axis=0))
     np.testing.assert_allclose(drawn["low"], errors.min(axis=0))
-    one = table[(table["panel"] == "imbalanced, linear") & (table["series"] == "adam, v2")]
+    one = table[table["part"] == "v2"]
     np.testing.assert_allclose(one["y"], trace.curve("error", 2).values.mean(axis=0))
 
 

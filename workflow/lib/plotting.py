@@ -6,7 +6,7 @@ the page can draw them again. Importing this module changes nothing of the user'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,14 +16,17 @@ import numpy as np
 from cycler import cycler
 from matplotlib import colormaps, colors
 from matplotlib import style as styles
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from workflow.lib.drawn import Table
+from workflow.lib.contract import Drawing
+from workflow.lib.drawn import Role, Table
 from workflow.lib.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW, Dash
 from workflow.lib.runs import Curve
 
@@ -68,7 +71,8 @@ STYLE: Any = {
     "ytick.major.pad": 2.5,
 }
 
-Kind = Literal["line", "band", "points", "bars", "level", "heat", "note"]
+Kind = Literal["line", "band", "points", "bars", "level", "moment", "heat", "note"]
+Middle = Literal["mean", "geometric mean", "median"]
 
 
 _LOOKING = ContextVar("looking", default=False)
@@ -88,12 +92,18 @@ def look() -> Iterator[None]:
         _LOOKING.reset(before)
 
 
+def shades(count: int) -> list[str]:
+    """Colours of what has an order and is no optimizer, such as seeds or sizes, from dark to light."""
+    return [colors.to_hex(shade) for shade in colormaps["viridis"](np.linspace(0.0, 0.85, count))]
+
+
 @dataclass(frozen=True)
 class _Entry:
     """One series as it was drawn; `ax` is None where only its numbers were recorded."""
 
     panel: str
     series: str
+    part: str
     kind: Kind
     ax: Axes | None
     label: str = ""
@@ -120,8 +130,13 @@ class DrawnFigure(Figure):
 class Sheet:
     """A figure with its table: what is drawn through the sheet is recorded, so that the CSV is the picture.
 
-    The table has the columns panel, series, x, y, low, high (low and high are the ends of a band). What has no step,
-    such as a largest deviation, is a note: a row without x.
+    The methods that draw take the axes, the names of the panel and of the series
+    in the table, numbers, and as keywords
+
+    * `part`: which part of the series this is, such as a seed or a feature; empty for the whole;
+    * `role`: what the numbers are, `run` unless said otherwise: then the series is an optimizer's label;
+    * `name`: what the page calls the series, by default its `label`, or that of its like;
+    * whatever else matplotlib takes for the line, its `label` in the legend among them.
     """
 
     def __init__(self, rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any) -> None:
@@ -145,6 +160,9 @@ class Sheet:
         *,
         ax: Axes | None = None,
         kind: Kind = "points",
+        part: str = "",
+        role: Role = "run",
+        name: str = "",
         **style: Any,
     ) -> None:
         """Put numbers into the table, for marks that have no method of their own here.
@@ -158,14 +176,18 @@ class Sheet:
             high: upper ends.
             ax: where they were drawn; by default where other series of the panel were.
             kind: how.
+            part: of the series.
+            role: of the numbers.
+            name: of the series on the page.
             style: `color`, `linestyle`, `linewidth`, `marker` and `label`, as matplotlib names them.
         """
-        rows = self.table.add(panel, series, x, y, low, high)
-        label = str(style.get("label") or "")
+        rows = self.table.add(panel, series, x, y, low, high, part=part, role=role)
+        label = name or str(style.get("label") or "")
         self._entries.append(
             _Entry(
                 panel,
                 series,
+                part,
                 kind,
                 ax,
                 label="" if label.startswith("_") else label,
@@ -180,103 +202,139 @@ class Sheet:
 
     def line(self, ax: Axes, panel: str, series: str, x: object, y: object, **style: Any) -> None:
         """Draw and record a line."""
+        known, style = _apart(style)
         with look():
             (drawn,) = ax.plot(np.asarray(x), np.asarray(y), **style)
-        self.record(panel, series, x, y, ax=ax, kind="line", **{**style, "color": drawn.get_color()})
+        self.record(panel, series, x, y, ax=ax, kind="line", **known, **{**style, "color": drawn.get_color()})
 
     def points(
         self, ax: Axes, panel: str, series: str, x: object, y: object, low: object = None, high: object = None,
         **style: Any,
     ) -> None:  # fmt: skip
         """Draw and record points, with bars from low to high where these are given."""
-        style = {"marker": "o", "linestyle": "none", **style}
+        known, style = _apart({"marker": "o", "linestyle": "none", **style})
         middle = np.asarray(y, dtype=np.float64)
         with look():
             (drawn,) = ax.plot(np.asarray(x), middle, **style)
             if low is not None and high is not None:
                 spread = [middle - np.asarray(low), np.asarray(high) - middle]
                 ax.errorbar(np.asarray(x), middle, spread, fmt="none", ecolor=drawn.get_color(), elinewidth=0.8)
-        self.record(panel, series, x, y, low, high, ax=ax, **{**style, "color": drawn.get_color()})
+        self.record(panel, series, x, y, low, high, ax=ax, **known, **{**style, "color": drawn.get_color()})
 
     def bars(
         self, ax: Axes, panel: str, series: str, x: object, y: object, low: object = None, high: object = None,
         **style: Any,
     ) -> None:  # fmt: skip
         """Draw and record bars of height y, with whiskers from low to high where these are given."""
+        known, style = _apart(style)
         middle = np.asarray(y, dtype=np.float64)
         with look():
             if low is not None and high is not None:
                 style = {"yerr": [middle - np.asarray(low), np.asarray(high) - middle], "capsize": 2, **style}
             drawn = ax.bar(np.asarray(x), middle, **style)
         color = drawn.patches[0].get_facecolor() if drawn.patches else None
-        self.record(panel, series, x, y, low, high, ax=ax, kind="bars", label=style.get("label"), color=color)
+        known |= {"label": style.get("label"), "color": color}
+        self.record(panel, series, x, y, low, high, ax=ax, kind="bars", **known)
 
     def level(self, ax: Axes, panel: str, series: str, y: float, **style: Any) -> None:
-        """Draw and record a horizontal line across the panel."""
-        style = {"color": GREY, "linestyle": ":", "linewidth": 1, **style}
+        """Draw and record a horizontal line across the panel, such as a threshold."""
+        known, style = _apart({"role": "mark", "color": GREY, "linestyle": ":", "linewidth": 1, **style})
         with look():
             ax.axhline(y, **style)
-        self.record(panel, series, [np.nan], [y], ax=ax, kind="level", **style)
+        self.record(panel, series, [np.nan], [y], ax=ax, kind="level", **known, **style)
+
+    def moment(self, ax: Axes, panel: str, series: str, x: float, **style: Any) -> None:
+        """Draw and record a vertical line through the panel, such as the step at which something is changed."""
+        known, style = _apart({"role": "mark", "color": GREY, "linestyle": "--", "linewidth": 0.7, **style})
+        with look():
+            ax.axvline(x, **style)
+        self.record(panel, series, [x], [np.nan], ax=ax, kind="moment", **known, **style)
+
+    def lost(self, ax: Axes, panel: str, series: str, x: float, y: float, *, part: str = "", color: Any) -> None:
+        """Mark with a cross where a run diverges or leaves the frame."""
+        style: dict[str, Any] = {"marker": "x", "markersize": 5, "clip_on": False, "zorder": 5, "color": color}
+        self.points(ax, panel, series, [x], [y], part=f"{part}, lost" if part else "lost", role="mark", **style)
 
     def note(self, ax: Axes, panel: str, name: str, value: float) -> None:
         """Record a number about a panel that is told, not drawn."""
-        self.record(panel, name, [np.nan], [value], ax=ax, kind="note")
+        self.record(panel, name, [np.nan], [value], ax=ax, kind="note", role="note")
 
-    def band(self, ax: Axes, panel: str, series: str, curve: Curve, *, geometric: bool = False, **style: Any) -> None:
-        """Draw and record the mean over seeds as a line and the range of all seeds as a band.
+    def band(self, ax: Axes, panel: str, series: str, curve: Curve, *, middle: Middle = "mean", **style: Any) -> None:
+        """Draw and record the middle of the seeds as a line and their spread as a band.
 
         Args:
             ax: the axes.
             panel: name of the panel in the table.
             series: name of the series in the table.
             curve: values of shape (seeds, steps); seeds that recorded nothing at a step are left out there.
-            geometric: take the mean of the logarithms, for log axes.
+            middle: the mean, the geometric mean (for log axes), both with the range of all seeds, or the median with
+                the central 95 % of the seeds.
             style: of the line; the band takes its colour.
         """
-        values = curve.values[:, ~np.isnan(curve.values).all(axis=0)]
-        steps = curve.steps[~np.isnan(curve.values).all(axis=0)]
-        if geometric:
-            with np.errstate(divide="ignore"):
-                middle = np.exp(np.nanmean(np.log(values), axis=0))
-        else:
-            middle = np.nanmean(values, axis=0)
-        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        known, style = _apart({"part": middle, **style})
+        recorded = ~np.isnan(curve.values).all(axis=0)
+        values, steps = curve.values[:, recorded], curve.steps[recorded]
+        found, low, high = _spread(values, middle)
         with look():
-            (drawn,) = ax.plot(steps, middle, **style)
+            (drawn,) = ax.plot(steps, found, **style)
             if len(curve.seeds) > 1:
                 ax.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
         kind: Kind = "band" if len(curve.seeds) > 1 else "line"
-        style = {**style, "color": drawn.get_color()}
-        self.record(panel, series, steps, middle, low, high, ax=ax, kind=kind, **style)
+        style["color"] = drawn.get_color()
+        self.record(panel, series, steps, found, low, high, ax=ax, kind=kind, **known, **style)
 
     def heat(self, ax: Axes, panel: str, series: str, matrix: np.ndarray, **style: Any) -> Any:
         """Draw and record a matrix as a heat map: x is the column, y the row, low and high the value."""
+        known, style = _apart(style)
         with look():
             image = ax.imshow(matrix, **{"aspect": "auto", "interpolation": "nearest", **style})
         ax.grid(False)
         rows, columns = np.indices(matrix.shape)
         low, high = image.get_clim()
-        scale = (low, high, image.get_cmap().name)
-        flat = matrix.ravel()
-        self.record(panel, series, columns.ravel(), rows.ravel(), flat, flat, ax=ax, kind="heat", scale=scale)
+        flat, scale = matrix.ravel(), (low, high, image.get_cmap().name)
+        self.record(panel, series, columns.ravel(), rows.ravel(), flat, flat, ax=ax, kind="heat", scale=scale, **known)
         return image
 
-    def legend(self, columns: int | None = None) -> Legend | None:
-        """One legend above all panels, each name once; None where nothing has a name."""
+    def legend(
+        self, columns: int | None = None, *samples: Artist, title: str | None = None, only: bool = False
+    ) -> Legend | None:
+        """One legend above all panels; None where nothing has a name.
+
+        Args:
+            columns: by default at most four.
+            samples: entries after those of the panels (`sample`).
+            title: a line above it.
+            only: whether the samples are all there is.
+        """
         found: dict[str, Any] = {}
-        for ax in self._shown():
-            handles, labels = ax.get_legend_handles_labels()
-            found = {**dict(zip(labels, handles, strict=True)), **found}
+        for ax in () if only else self.figure.axes:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        found |= {str(sample.get_label()): sample for sample in samples}
         if not found:
             return None
+        place: Any = {"loc": "outside upper center", "ncols": columns or min(len(found), 4), "title": title}
         with look():
-            return self.figure.legend(
-                list(found.values()), list(found), loc="outside upper center", ncols=columns or min(len(found), 4)
-            )
+            legend = self.figure.legend(list(found.values()), list(found), **place)
+        legend.get_title().set(multialignment="center", color="#444444", fontsize=STYLE["legend.fontsize"])
+        return legend
 
-    def letter(self) -> None:
-        """Letter all panels (a), (b), ... in front of their titles."""
-        letter(self._shown())
+    @staticmethod
+    def sample(label: str, **style: Any) -> Line2D:
+        """A line for legends alone."""
+        return Line2D([], [], **{"color": GREY, **style}, label=label)
+
+    def letter(self, axes: Iterable[Axes] | None = None) -> None:
+        """Letter panels (a), (b), ... in front of their titles: all of them, unless some are named."""
+        shown = [ax for ax in self.panels.ravel() if ax.figure is not None]
+        for index, ax in enumerate(shown if axes is None else axes):
+            title = ax.get_title() or ax.get_title(loc="left")
+            ax.set_title("")
+            ax.set_title(f"({chr(97 + index)}) {title}".strip(), loc="left", fontsize=STYLE["axes.titlesize"])
+
+    def drawing(self, facts: Mapping[str, Any] | None = None) -> Drawing:
+        """What a room hands back: the figure, its table, and facts for the caption."""
+        return Drawing(self.figure, self.table, facts or {})
 
     def finish(self) -> None:
         """What is the same in every figure: few ticks on log axes."""
@@ -303,6 +361,7 @@ class Sheet:
                 {
                     "panel": entry.panel,
                     "series": entry.series,
+                    "part": entry.part,
                     "rows": entry.rows,
                     "at": None if ax is None else axes.index(ax),
                     "kind": entry.kind,
@@ -317,10 +376,6 @@ class Sheet:
             ],
         }
 
-    def _shown(self) -> list[Axes]:
-        """The panels that are still part of the figure, row by row."""
-        return [ax for ax in self.panels.ravel() if ax.figure is not None]
-
 
 def finished(figure: Figure) -> dict[str, Any]:
     """Finish a figure that a room has drawn, and describe it; nothing to say of one that no sheet knows."""
@@ -330,12 +385,23 @@ def finished(figure: Figure) -> dict[str, Any]:
     return figure.sheet.description()
 
 
-def letter(axes: Sequence[Axes] | np.ndarray) -> None:
-    """Letter panels (a), (b), ... in front of their titles."""
-    for index, ax in enumerate(np.ravel(np.asarray(axes, dtype=object))):
-        title = ax.get_title() or ax.get_title(loc="left")
-        ax.set_title("")
-        ax.set_title(f"({chr(97 + index)}) {title}".strip(), loc="left", fontsize=STYLE["axes.titlesize"])
+def _apart(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords that say what is drawn, and those that say how it looks."""
+    said = {key: value for key, value in keywords.items() if key in ("part", "role", "name")}
+    return said, {key: value for key, value in keywords.items() if key not in said}
+
+
+def _spread(values: np.ndarray, middle: Middle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The middle of the seeds (first dimension), and the ends of their spread."""
+    if middle == "median":
+        low, found, high = np.nanquantile(values, (0.025, 0.5, 0.975), axis=0)
+        return found, low, high
+    if middle == "geometric mean":
+        with np.errstate(divide="ignore"):
+            found = np.exp(np.nanmean(np.log(values), axis=0))
+    else:
+        found = np.nanmean(values, axis=0)
+    return found, np.nanmin(values, axis=0), np.nanmax(values, axis=0)
 
 
 def _sparse(axis: Axis) -> None:
@@ -383,12 +449,13 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
 
 
 def _names(entries: Sequence[_Entry]) -> Iterator[str]:
-    """The legend's name of every series: its own, else that of its like, in this panel or, by its name, in another."""
-    same = {entry.series: entry.label for entry in entries if entry.label}
+    """The page's name of every series: its own, else that of its like, in this panel or, by its name, in another."""
+    same = {entry.series: entry.label for entry in reversed(entries) if entry.label}
+    own = {(entry.series, entry.part): entry.label for entry in reversed(entries) if entry.label}
     like = {(entry.panel, str(entry.color), *dash): entry.label for entry in entries if entry.label
             for dash in ((), (str(entry.dash),))}  # fmt: skip
     for entry in entries:
-        found = entry.label or same.get(entry.series, "")
+        found = entry.label or own.get((entry.series, entry.part), "") or same.get(entry.series, "")
         if not found and entry.kind in ("line", "band"):
             key = (entry.panel, str(entry.color))
             found = like.get((*key, str(entry.dash)), like.get(key, ""))

@@ -58,16 +58,16 @@ def chart(figure: Figure) -> Chart:
             elsewhere = True
             continue
         panel = panels[series["at"]]
-        numbers = np.array([[float(cell or "nan") for cell in row[2:]] for row in mine]).reshape(-1, 4)
+        numbers = np.array([[float(cell or "nan") for cell in row[3:]] for row in mine]).reshape(-1, 4)
         if not len(numbers):
             continue
-        if series["kind"] == "note" or (series["kind"] != "level" and np.isnan(numbers[:, 0]).all()):
+        if series["kind"] == "note" or (series["kind"] not in ("level", "moment") and np.isnan(numbers[:, 0]).all()):
             told = ", ".join(texts.number(float(y), 3) for y in numbers[:, 1])
             panel["notes"].append([texts.formulas(series["series"]), told])
             continue
         if series["name"] not in names:
             names.append(series["name"])
-        told = texts.formulas(f"{series['panel']}: {series['name']}" if series["at"] in several else series["name"])
+        told = texts.formulas(_told(series, series["at"] in several))
         panel["series"].append({**_series(series, numbers, panel), "of": names.index(series["name"]), "told": told})
     drawn = [panel for panel in panels if panel["series"] and not panel["schematic"]]
     legend = [_legend(name, index, drawn) for index, name in enumerate(names)]
@@ -78,6 +78,12 @@ def chart(figure: Figure) -> Chart:
         "elsewhere": elsewhere,
         "bands": any(series["kind"] == "band" for panel in drawn for series in panel["series"]),
     }
+
+
+def _told(series: Mapping[str, Any], of_panel: bool) -> str:
+    """What is said of a series where the mouse is: its name, and which part of it this is."""
+    words = [series["name"]] if series.get("part", "") in ("", series["name"]) else [series["name"], series["part"]]
+    return f"{series['panel']}: {', '.join(words)}" if of_panel else ", ".join(words)
 
 
 def laid_over(ours: Chart, theirs: Chart, names: tuple[str, str]) -> Chart:
@@ -92,7 +98,7 @@ def laid_over(ours: Chart, theirs: Chart, names: tuple[str, str]) -> Chart:
                 alike = _key(series) in equal
                 if alike and which:
                     continue
-                dash = [2, 1.5] if which and series["kind"] in ("line", "band", "level") else series["dash"]
+                dash = [2, 1.5] if which and series["kind"] in ("line", "band", "level", "moment") else series["dash"]
                 told = series["told"] if alike else _of(series["told"], name)
                 laid = {**series, "dash": dash, "told": told}
                 panel["series"].append(laid)
@@ -214,23 +220,28 @@ def _cut(rows: list[list[str]], series: Sequence[Mapping[str, Any]]) -> list[lis
     if sum(entry["rows"] for entry in series) == len(rows):
         ends = np.cumsum([0, *(entry["rows"] for entry in series)])
         cut = [rows[first:last] for first, last in pairwise(ends)]
-        if all(row[:2] == [e["panel"], e["series"]] for e, mine in zip(series, cut, strict=True) for row in mine[:1]):
+        if all(row[:3] == _row(entry) for entry, mine in zip(series, cut, strict=True) for row in mine[:1]):
             return cut
-    return [[row for row in rows if row[:2] == [entry["panel"], entry["series"]]] for entry in series]
+    return [[row for row in rows if row[:3] == _row(entry)] for entry in series]
+
+
+def _row(series: Mapping[str, Any]) -> list[str]:
+    """How the rows of a series begin."""
+    return [series["panel"], series["series"], series.get("part", "")]
 
 
 def _guessed(rows: list[list[str]]) -> dict[str, Any]:
     """A description of a table that came without one: a panel for each name, lines in the order of the colours."""
-    keys = list(dict.fromkeys((row[0], row[1]) for row in rows))
-    panels = list(dict.fromkeys(panel for panel, _ in keys))
-    names = list(dict.fromkeys(series for _, series in keys))
+    keys = list(dict.fromkeys((row[0], row[1], row[2]) for row in rows))
+    panels = list(dict.fromkeys(panel for panel, *_ in keys))
+    names = list(dict.fromkeys(series for _, series, _ in keys))
     axis = {"label": "", "scale": "linear", "limits": None, "ticks": None}
     return {
         "columns": 3,
         "panels": [{"title": panel, "x": axis, "y": axis, "schematic": False} for panel in panels],
         "series": [
-            {"panel": panel, "series": name, "rows": -1, "at": panels.index(panel), "kind": "line", "name": name,
-             "color": _CYCLE[names.index(name) % len(_CYCLE)], "dash": [], "width": 1.2, "marker": ""}
-            for panel, name in keys
+            {"panel": panel, "series": name, "part": part, "rows": -1, "at": panels.index(panel), "kind": "line",
+             "name": name, "color": _CYCLE[names.index(name) % len(_CYCLE)], "dash": [], "width": 1.2, "marker": ""}
+            for panel, name, part in keys
         ],
     }  # fmt: skip

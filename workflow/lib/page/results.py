@@ -143,8 +143,8 @@ class Figure:
         return " ".join(sorted({kind for claim in self.claims for kind in claim.kinds.split()}))
 
     def rows(self) -> list[list[str]]:
-        """The lines of its CSV: panel, series, x, y, low, high."""
-        return _csv(self.file("csv"), ("panel", "series", "x", "y", "low", "high"))
+        """The lines of its CSV: panel, series, part, x, y, low, high; a table made elsewhere may have no parts."""
+        return _csv(self.file("csv"), ("panel", "series", "part", "x", "y", "low", "high"), optional="part")
 
 
 @dataclass(frozen=True)
@@ -262,9 +262,12 @@ def _place(figure: Figure) -> tuple[bool, int, str]:
     return figure.extra, int(number) if number and not figure.extra else 0, figure.name
 
 
-def _csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
+def _csv(path: Path, columns: Sequence[str], optional: str) -> list[list[str]]:
+    """These columns of a table, in this order."""
     with readable(path), path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.reader(lines))
-        if not rows or [*rows[0]] != [*columns]:
-            raise ValueError(f"its columns are {', '.join(rows[0]) if rows else 'missing'}")
-    return rows[1:]
+        rows = csv.reader(lines)
+        head = next(rows, [])
+        if not {*columns} - {optional} <= {*head}:
+            raise ValueError(f"its columns are {', '.join(head) or 'missing'}")
+        places = [head.index(column) if column in head else None for column in columns]
+        return [["" if place is None else row[place] for place in places] for row in rows]

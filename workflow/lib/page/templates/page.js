@@ -76,6 +76,7 @@
     const line = { ...trace, type: "scatter", mode: series.marker || series.rows < 12 ? "lines+markers" : "lines",
       line: { ...look, width, dash }, marker: { ...look, size: 6, symbol: SYMBOLS[series.marker] || "circle" } };
     if (series.kind === "level") return [{ ...line, x: state.ends, y: [series.y[0], series.y[0]].map(y.place), mode: "lines", text: [told(series.y[0]), told(series.y[0])] }];
+    if (series.kind === "moment") return [{ ...line, x: [series.x[0], series.x[0]].map(x.place), y: state.heights, mode: "lines", text: [told(series.x[0]), told(series.x[0])] }];
     if (series.kind !== "band" || !state.bands) return [line];
     const least = Math.min(...series.y.filter((value) => value > 0)) / 1e3;
     const rows = series.x.map((_, at) => at).filter((at) => series.low[at] !== null && series.high[at] !== null && (!x.log || series.x[at] > 0));
@@ -86,14 +87,19 @@
     return [band, line];
   };
 
+  // From where to where the lines go that cross a whole panel.
+  const reach = (panel, which, axis, chosen) => {
+    const all = panel.series.flatMap((series) => series[which] || []).filter((value) => value !== null && (!axis.log || value > 0));
+    return (panel[which].limits && !chosen ? panel[which].limits : [Math.min(...all), Math.max(...all)]).map(axis.place);
+  };
+
   const drawPanel = (place, panel, state) => {
     const x = axisOf(panel.x, state.x), y = axisOf(panel.y, state.y);
     const shown = panel.series.filter((series) => !state.hidden.has(series.of));
-    const all = panel.series.flatMap((series) => series.x || []).filter((value) => value !== null && (!x.log || value > 0));
-    const ends = (panel.x.limits && !state.x ? panel.x.limits : [Math.min(...all), Math.max(...all)]).map(x.place);
+    const ends = reach(panel, "x", x, state.x), heights = reach(panel, "y", y, state.y);
     const bars = [...new Set(panel.series.filter((series) => series.kind === "bars").flatMap((series) => series.x))].sort((a, b) => a - b);
     const gap = Math.min(1, ...bars.slice(1).map((value, at) => value - bars[at]));
-    const traces = shown.flatMap((series) => tracesOf({ ...series, width_of_bars: 0.9 * gap }, x, y, { ...state, ends }));
+    const traces = shown.flatMap((series) => tracesOf({ ...series, width_of_bars: 0.9 * gap }, x, y, { ...state, ends, heights }));
     const layout = { xaxis: x.layout, yaxis: y.layout, margin: { l: 48, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest",
       barmode: "overlay", dragmode: coarse ? false : "zoom", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", color: style("--ink") }, uirevision: `${state.x}|${state.y}|${state.turn}`,

@@ -17,7 +17,7 @@ from workflow.lib.papers.ntp.claims import NGD
 from workflow.lib.papers.ntp.published import PANELS, readings
 from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import BLUE, RED, Sheet, letter
+from workflow.lib.plotting import BLUE, MEDIUM, RED, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
 
@@ -36,25 +36,25 @@ AXES = {
 DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 POINTS: dict[str, Any] = {
     "color": "black", "linestyle": "none", "marker": "o", "markersize": 3.5, "markerfacecolor": "none",
-    "markeredgewidth": 0.7, "clip_on": False,
+    "markeredgewidth": 0.7, "clip_on": False, "label": "published (digitised)",
 }  # fmt: skip
 
 
 @FIGURES("fig2")
 def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
     """Six panels beside the published curves, with the deviation in a strip under each."""
-    sheet = Sheet(4, 3, size=(6.75, 5.2), height_ratios=[3, 1, 3, 1], sharex=True)
+    sheet = Sheet(4, 3, size=(WIDE, 5.2), height_ratios=[3, 1, 3, 1], sharex=True)
     upper, lower = sheet.panels[[0, 2]].ravel(), sheet.panels[[1, 3]].ravel()
     _six_panels(sheet, upper, metrics, experiment)
     deviations = {}
     for ax, panel in zip(lower, AXES, strict=True):
-        deviations[panel] = _strip(sheet, ax, panel, _main(metrics, experiment, PANELS[panel]))
+        deviations[panel] = _strip(sheet, ax, panel, _main(metrics, experiment, PANELS[panel]), _judged(experiment))
     for ax in sheet.panels[[1, 3], 0]:
         ax.set_ylabel("ours − publ.\n(errors)", fontsize=7.5)
     sheet.figure.align_ylabels(sheet.panels[:, 0])
     _time(sheet.panels[-1])
-    letter(upper)
-    _legend(sheet, upper[0], Patch(color="#bbbbbb", label="± one reading error"))
+    sheet.letter(upper)
+    sheet.legend(4, Patch(color="#bbbbbb", label="± one reading error"))
     largest = {panel: np.abs(found).max() for panel, found in deviations.items()}
     facts = {
         **_facts(metrics, experiment),
@@ -63,20 +63,20 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
         "target": _range(metrics.value(experiment.name, "norm_key_query_target")),
         "proposition_2": metrics.value(experiment.name, "cos_proposition_2").min(),
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 @FIGURES("extra_zero_init")
 def extra_zero_init(metrics: Metrics, experiment: Runs, *others: Runs) -> Drawing:
     """Figure 2 from the printed zero start, beside the published curves; where the runs of `others` end is told."""
-    sheet = Sheet(2, 3, size=(6.75, 3.9), sharex=True)
+    sheet = Sheet(2, 3, size=(WIDE, 3.9), sharex=True)
     _six_panels(sheet, sheet.panels.ravel(), metrics, experiment)
     _time(sheet.panels[-1])
-    letter(sheet.panels)
-    _legend(sheet, sheet.panels[0, 0])
+    sheet.letter()
+    sheet.legend()
     first = _range(_main(metrics, experiment, "cos_kq").at(1))
     ends = [_end(metrics, run) for run in (experiment, *others)]
-    return Drawing(sheet.figure, sheet.table, {**_facts(metrics, experiment), "first": first, "ends": ends})
+    return sheet.drawing({**_facts(metrics, experiment), "first": first, "ends": ends})
 
 
 def _judged(experiment: Runs) -> str:
@@ -132,7 +132,7 @@ def _six_panels(sheet: Sheet, panels: Sequence[Axes] | np.ndarray, metrics: Metr
     for ax, (panel, (title, label, ticks)) in zip(panels, AXES.items(), strict=True):
         _bands(sheet, ax, panel, metrics, experiment, PANELS[panel])
         theirs = readings()[panel].until(_main(metrics, experiment, PANELS[panel]).steps[-1])
-        sheet.line(ax, panel, "published", theirs.steps, theirs.values, **POINTS, label="published (digitised)")
+        sheet.points(ax, panel, "published", theirs.steps, theirs.values, role="published", **POINTS)
         ax.set(title=title, ylabel=label)
         if panel.startswith("cos"):
             ax.set_ylim(-0.2, 1.08)
@@ -162,22 +162,17 @@ def _bands(
     """
     for label, look in looks(experiment).items():
         curve = change(metrics.curve(experiment.name, metric, label), label)
-        recorded = ~np.isnan(curve.values).all(axis=0)
-        steps, values = curve.steps[recorded], curve.values[:, recorded]
-        low, middle, high = np.nanquantile(values, (0.025, 0.5, 0.975), axis=0)
-        ax.plot(steps, middle, **look.line)
-        if len(curve.seeds) > 1:
-            ax.fill_between(steps, low, high, color=look.color, alpha=0.2, linewidth=0)
-        sheet.record(panel, label, steps, middle, low, high)
+        sheet.band(ax, panel, label, curve, middle="median", **look.line)
 
 
-def _strip(sheet: Sheet, ax: Axes, panel: str, ours: Curve) -> np.ndarray:
+def _strip(sheet: Sheet, ax: Axes, panel: str, ours: Curve, label: str) -> np.ndarray:
     """The deviation of our median from the published curve over the reading error; for t > 0 it is returned."""
     reading = readings()[panel].until(ours.steps[-1])
     found = reading.deviation(ours)
     ax.axhspan(-1, 1, color="#bbbbbb", linewidth=0)
     style = {"color": "black", "linewidth": 0.8, "marker": ".", "markersize": 3}
-    sheet.line(ax, f"{panel}, deviation over reading error", "ours - published", reading.steps, found, **style)
+    known: Any = {"part": "minus published, in reading errors", "role": "comparison"}
+    sheet.line(ax, f"{panel}, deviation", label, reading.steps, found, **known, **style)
     reach = max(2.0, float(np.ceil(np.nanmax(np.abs(found)))))
     ax.set(ylim=(-1.15 * reach, 1.15 * reach), yticks=(-reach, 0, reach))
     return np.asarray(found[reading.steps > 0])
@@ -190,16 +185,10 @@ def _time(panels: Sequence[Axes] | np.ndarray) -> None:
             ax.set_xticks([0, 300, 600, 900])
 
 
-def _legend(sheet: Sheet, ax: Axes, *more: Patch) -> None:
-    """One legend above all panels."""
-    handles = [*ax.get_legend_handles_labels()[0], *more]
-    sheet.figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-
-
 @FIGURES("extra_rates")
 def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
     """Losses over their floors and distances from the targets, on log axes, with the laws beside them."""
-    sheet = Sheet(2, 2, size=(6.75, 4.9))
+    sheet = Sheet(2, 2, size=(WIDE, 4.9))
     loss_ov, loss, cos_ov, cos_kq = sheet.panels.ravel()
     targets = [
         metrics.value(run.name, f"norm_{name}_target") for run, name in ((two_stage, "value"), (long_run, "key_query"))
@@ -221,12 +210,12 @@ def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
     for ax in sheet.panels.ravel():
         ax.set_xlabel("$t$ (steps)")
         ax.legend(handles=ax.get_lines()[-1:], loc="lower left", frameon=True, edgecolor="none", framealpha=0.8)
-    letter(sheet.panels)
-    handles = loss.get_legend_handles_labels()[0][:-1]
-    sheet.figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    sheet.letter()
+    rules = looks(long_run).values()
+    sheet.legend(4, *(sheet.sample(rule.name, color=rule.color, linestyle=rule.dash) for rule in rules), only=True)
     facts = {"slopes": slopes, "laws": laws, **_facts(metrics, long_run)}
     facts["loss_slopes"] = [_late(first, 1 / 2, 1), _late(second, 1 / 6, 1 / 3)]
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _late(curve: Curve, first: float, last: float) -> float:
@@ -250,7 +239,7 @@ def _law(sheet: Sheet, ax: Axes, panel: str, curve: Curve, rate: float, label: s
     window = curve.window(part[0] * end, part[1] * end)
     start = 3 * np.nanmedian(window.values[:, 0])
     values = start * np.exp(rate * (window.steps - window.steps[0]))
-    sheet.line(ax, panel, "law", window.steps, values, **DASHED, label=label)
+    sheet.line(ax, panel, "law", window.steps, values, role="theory", **DASHED, label=label)
 
 
 def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: Runs, late: float, power: int) -> float:
@@ -266,7 +255,7 @@ def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: 
     shape = np.log(steps) ** power / steps
     label = r"shape of the bound, $\log t / t$" if power == 1 else r"shape of the bound, $\log^2 t / t$"
     start = 3 * np.nanmedian(curve.at(10)) / shape[0]
-    sheet.line(ax, metric, "shape of the bound", steps, start * shape, **DASHED, label=label)
+    sheet.line(ax, metric, "shape of the bound", steps, start * shape, role="theory", **DASHED, label=label)
     name = f"W_{{{metric[-2:]}}}"
     ax.set(xscale="log", yscale="log", title=f"stage {power}: direction", ylabel=f"1 − cosine of ${name}$")
     return float(np.median(curve.slope(late * last, last, log_steps=True, log_values=True)))
@@ -275,15 +264,16 @@ def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: 
 @FIGURES("extra_dataset_shift")
 def extra_dataset_shift(metrics: Metrics, experiment: Runs) -> Drawing:
     """Theorem 3: the two least logit gaps against t; what follows from them is one sentence of the caption."""
-    sheet = Sheet(1, 2, size=(5.5, 2.6), sharey=True)
+    sheet = Sheet(1, 2, size=(MEDIUM, 2.6), sharey=True)
     titles = {"optimal_gap": "optimal − non-comparable", "non_comparable_gap": "non-comparable − non-optimal"}
     for ax, (metric, title) in zip(sheet.panels[0], titles.items(), strict=True):
         _bands(sheet, ax, metric, metrics, experiment, metric)
         ax.set(title=title, xlabel="$t$ (steps of stage 2)", xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
     sheet.panels[0, 0].set_ylabel("least gap of the logits")
-    letter(sheet.panels)
-    _legend(sheet, sheet.panels[0, 0])
+    sheet.letter()
+    sheet.legend()
 
     def unseen(name: str) -> list[np.ndarray]:
         return [_main(metrics, experiment, f"{name}_{kind}").final() for kind in language.UNSEEN]
@@ -294,7 +284,7 @@ def extra_dataset_shift(metrics: Metrics, experiment: Runs) -> Drawing:
         "right": [float(np.nanmin(found)) for found in unseen("accuracy")],
         "probability": [float(np.nanmean(found)) for found in unseen("probability")],
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 WORDS = {"S": "Dogs", "V": "Chase", "O": "Cats", "P": "."}
@@ -308,15 +298,15 @@ def fig1(metrics: Metrics, experiment: Experiment[Strings]) -> Drawing:
     alphabet = "".join(dict.fromkeys("".join(strings)))
     collocation = metrics.array(experiment.name, "collocation")[0].astype(int)
     role = metrics.array(experiment.name, "role")[0].astype(int)
-    sheet = Sheet(1, 2, size=(6.75, 1.8), width_ratios=[1.5 * len(strings[0]) + 1.7, 1.6 * len(alphabet) + 0.25])
+    sheet = Sheet(1, 2, size=(WIDE, 1.65), width_ratios=[1.5 * len(strings[0]) + 1.7, 1.6 * len(alphabet) + 0.25])
     left, right = sheet.panels[0]
     _sentences(sheet, left, strings[0], alphabet, collocation, role)
     _collocation(sheet, right, alphabet, collocation)
     for ax in (left, right):
         ax.set_aspect("equal")
         ax.set_axis_off()
-    letter(sheet.panels)
-    return Drawing(sheet.figure, sheet.table, {"strings": ", ".join(strings)})
+    sheet.letter()
+    return sheet.drawing({"strings": ", ".join(strings)})
 
 
 def _sentences(sheet: Sheet, ax: Axes, string: str, alphabet: str, collocation: np.ndarray, role: np.ndarray) -> None:
@@ -327,12 +317,13 @@ def _sentences(sheet: Sheet, ax: Axes, string: str, alphabet: str, collocation: 
         for place, token in enumerate(sentence):
             is_optimal = role[query, alphabet.index(token)] == language.OPTIMAL
             _box(ax, 1.5 * place, height, token, framed=is_optimal)
-            sheet.record("sentences", f"{sentence}: {token}{' (optimal)' if is_optimal else ''}", [place], [row])
+            part = f"{token}{', optimal' if is_optimal else ''}"
+            sheet.record("sentences", sentence, [place], [row], part=part, role="data", ax=ax)
         optimal = next(t for t in sentence if role[query, alphabet.index(t)] == language.OPTIMAL)
         follows = alphabet[collocation[alphabet.index(optimal)]]
         _arrow(ax, (1.5 * len(sentence) - 0.7, height), (1.5 * len(string) - 0.85, height))
         _box(ax, 1.5 * len(string), height, follows)
-        sheet.record("sentences", f"{sentence} -> {follows}", [len(string)], [row])
+        sheet.record("sentences", sentence, [len(string)], [row], part=f"next: {follows}", role="data", ax=ax)
     ax.set(xlim=(-0.8, 1.5 * len(string) + 0.9), ylim=(-1.5 * (len(string) - 3) - 0.8, 0.75))
     ax.set_title("sentence and next token, optimal token framed")
 
@@ -343,7 +334,7 @@ def _collocation(sheet: Sheet, ax: Axes, alphabet: str, collocation: np.ndarray)
         _box(ax, 1.6 * column, 0, token)
         _arrow(ax, (1.6 * column, -0.5), (1.6 * column, -1.0))
         _box(ax, 1.6 * column, -1.5, alphabet[follows])
-        sheet.record("collocation", f"{token} -> {alphabet[follows]}", [column], [0])
+        sheet.record("collocation", token, [column], [0], part=f"next: {alphabet[follows]}", role="data", ax=ax)
     ax.set(xlim=(-0.95, 1.6 * len(alphabet) - 0.7), ylim=(-2.3, 0.75))
     ax.set_title("collocation")
     ax.axvline(-0.95, color=BLUE, linewidth=2)

@@ -18,16 +18,15 @@ from workflow.lib.papers.scb.metrics import SWITCHES
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
-from workflow.lib.plotting import GREY, Sheet, letter
+from workflow.lib.plotting import GREY, WIDE, Sheet, shades
 from workflow.lib.registry import Registry
 from workflow.lib.runs import DATA, Curve, Metrics
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Bigram, RunOptions]
 
-WIDTH = 6.75  # inches: both columns of a page
 TOP = 20  # distances over their start are drawn up to here
-DOTTED = (0, (1, 1.3))
+WRONG: dict[str, Any] = {"color": "#777777", "linestyle": (0, (1, 1.3)), "linewidth": 0.8}  # seeds with a wrong support
 # Metric -> what it is the distance to, and that distance over its start.
 DISTANCES = {
     "value_distance": ("P", r"$\|V-P\|_\mu^2\,/\,K_P$"),
@@ -35,6 +34,11 @@ DISTANCES = {
 }
 ALIGNMENTS = {"value_alignment": r"$\alpha_V$", "attention_alignment": r"$\alpha_A$"}
 ALIGNED = {"value_alignment": "V", "attention_alignment": "A"}
+
+
+OF_MAIN: dict[str, Any] = {"color": "#999999", "linewidth": 2.4, "alpha": 0.6}  # medians of Figure 1
+PATH: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 0.9}
+PATH_SAID: dict[str, Any] = {"part": "population path", "role": "theory", "name": "population path"}
 
 
 # ---- names, looks, seeds ----
@@ -135,7 +139,7 @@ def _distances(
     sheet: Sheet, ax: Axes, panel: str, metrics: Metrics, experiment: Runs, metric: str, found: Mapping[str, Look],
     wide: str = "",
 ) -> None:  # fmt: skip
-    """A distance over its start: every seed as a thin line, dotted with a wrong support, and their median.
+    """A distance over its start: every seed as a thin line, grey and dotted with a wrong support, and their median.
 
     What diverges or rises above `TOP` ends there with a cross. `wide` is a label whose median lies under others.
     """
@@ -151,43 +155,31 @@ def _distances(
         if metrics.has(experiment.name, "diverged_at", label):
             diverged = metrics.value(experiment.name, "diverged_at", label)
         for index, seed in enumerate(curve.seeds):
-            dotted = experiment.optimizers[label].options.switch and not right[index]
-            series = f"{label}, seed {seed}" + (" (wrong support)" if dotted else "")
-            style = {"color": look.color, "linewidth": 0.8 if dotted else 0.5, "linestyle": DOTTED if dotted else "-"}
-            sheet.line(ax, panel, series, curve.steps, values[index], **style, alpha=0.6)
+            wrong = experiment.optimizers[label].options.switch and not right[index]
+            _thin(sheet, ax, panel, label, seed, curve.steps, values[index], look.color, wrong=wrong)
             if gone[index].any() or not np.isnan(diverged[index]):
                 last = np.flatnonzero(~gone[index]).max()
                 at = curve.steps[last] if gone[index].any() else diverged[index]
-                cross: Any = {"marker": "x", "linestyle": "none", "markersize": 5, "clip_on": False, "zorder": 5}
-                ax.plot(at, values[index, last], color=look.color, **cross)
-                sheet.record(panel, f"{label}, seed {seed}, lost", [at], [values[index, last]])
+                sheet.lost(ax, panel, label, at, values[index, last], part=f"seed {seed}", color=look.color)
         style = {**look.line, "linewidth": 3.6 if label == wide else 1.8}
-        sheet.line(ax, panel, f"{label}, median", curve.steps, _median(values), **style)
+        sheet.line(ax, panel, label, curve.steps, _median(values), part="median", **style)
     ax.set(yscale="log", xlim=(0, experiment.settings.iterations))
-    ax.axvline(experiment.settings.boosting_steps, color=GREY, linestyle="--", linewidth=0.7)
+    sheet.moment(ax, panel, "switch", experiment.settings.boosting_steps)
 
 
-def _legend(sheet: Sheet, columns: int, *more: Line2D, title: str | None = None) -> None:
-    """One legend above all panels, with each name once."""
-    unique: dict[str, Any] = {}
-    for ax in sheet.panels.ravel():
-        handles, names = ax.get_legend_handles_labels()
-        unique |= {name: handle for name, handle in zip(names, handles, strict=True) if name not in unique}
-    unique |= {str(line.get_label()): line for line in more}
-    sheet.figure.legend(
-        list(unique.values()), list(unique), loc="outside upper center", ncols=columns, fontsize=7.5, title=title,
-        title_fontsize=8.5,
-    )  # fmt: skip
+def _thin(
+    sheet: Sheet, ax: Axes, panel: str, label: str, seed: int, steps: np.ndarray, values: np.ndarray, color: str,
+    *, wrong: bool,
+) -> None:  # fmt: skip
+    """One seed as a thin line."""
+    style = {"alpha": 0.6, **(WRONG if wrong else {"color": color, "linewidth": 0.5})}
+    part = f"seed {seed}" + (" (wrong support)" if wrong else "")
+    sheet.line(ax, panel, label, steps, values, part=part, **style)
 
 
-def _sample(label: str, **style: Any) -> Line2D:
-    """A line for legends alone."""
-    return Line2D([], [], **{"color": GREY, "linewidth": 0.6, **style}, label=label)
-
-
-def _seed_lines() -> list[Line2D]:
+def _seed_lines(sheet: Sheet) -> list[Line2D]:
     """What thin lines mean, for legends."""
-    return [_sample("one seed"), _sample("one seed, wrong support", linestyle=DOTTED)]
+    return [sheet.sample("one seed", linewidth=0.6), sheet.sample("one seed, wrong support", **WRONG)]
 
 
 # Drawn in extra_baselines.
@@ -197,7 +189,7 @@ OTHER_READINGS = ("prox_literal", "prox_absolute", "no_switch")
 @FIGURES("fig1")
 def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
     """Distances with the printed steps, and with steps ten times as large; every seed."""
-    sheet = Sheet(2, 2, size=(WIDTH, 5.7), sharex=True)
+    sheet = Sheet(2, 2, size=(WIDE, 5.7), sharex=True)
     found = _looks(printed, tenfold, without=OTHER_READINGS)
     for row, experiment, told in zip(sheet.panels, (printed, tenfold), ("printed steps", "steps × 10"), strict=True):
         right = _right(metrics, experiment)
@@ -213,18 +205,15 @@ def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
         for ax in column:
             ax.set_ylim(low, 1.5 * TOP)
     sheet.figure.align_ylabels()
-    letter(sheet.panels)
-    cross = _sample("diverges or leaves the frame", marker="x", linestyle="none", markersize=5)
-    _legend(sheet, 3, *_seed_lines(), cross)
+    sheet.letter()
+    cross = sheet.sample("diverges or leaves the frame", marker="x", linestyle="none", markersize=5)
+    sheet.legend(3, *_seed_lines(sheet), cross)
     facts = {
         "printed": _facts(metrics, printed, {k: v for k, v in found.items() if k in printed.optimizers}),
         "left_out": [n for n in OTHER_READINGS if n in printed.optimizers],
     }
-    return Drawing(
-        sheet.figure,
-        sheet.table,
-        {**facts, "tenfold": _facts(metrics, tenfold, {k: v for k, v in found.items() if k in tenfold.optimizers})},
-    )
+    mine = {label: look for label, look in found.items() if label in tenfold.optimizers}
+    return sheet.drawing({**facts, "tenfold": _facts(metrics, tenfold, mine)})
 
 
 @FIGURES("fig3")
@@ -233,7 +222,7 @@ def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
 @FIGURES("fig6")
 def substitute(metrics: Metrics, experiment: Runs, main: Runs) -> Drawing:
     """The same in another setting, in the place of one that is unknown; the medians of Figure 1 in grey."""
-    sheet = Sheet(1, 2, size=(WIDTH, 2.9))
+    sheet = Sheet(1, 2, size=(WIDE, 2.9))
     found = _looks(experiment)
     right, other = _right(metrics, experiment), _right(metrics, main)
     for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
@@ -241,17 +230,17 @@ def substitute(metrics: Metrics, experiment: Runs, main: Runs) -> Drawing:
             if label in main.optimizers:
                 curve = metrics.curve(main.name, metric, label)
                 middle = _median(curve.values / curve.at(0)[:, None])
-                style = {"color": "#999999", "linewidth": 2.4, "alpha": 0.6}
-                sheet.line(ax, metric, f"{label}, median of {main.name}", curve.steps, middle, **style)
+                style: Any = {**OF_MAIN, "part": f"median of {main.name}", "name": "medians of Figure 1"}
+                sheet.line(ax, metric, label, curve.steps, middle, **style)
         _distances(sheet, ax, metric, metrics, experiment, metric, found)
         ax.set(xlabel="steps", ylabel=DISTANCES[metric][1])
     differs = _difference(experiment, main)
     for ax, (target, _) in zip(sheet.panels[0], DISTANCES.values(), strict=True):
         ax.set_title(f"distance to {target}")
-    letter(sheet.panels)
-    grey = _sample("medians of Figure 1", color="#999999", linewidth=2.4, alpha=0.6)
+    sheet.letter()
+    grey = sheet.sample("medians of Figure 1", **OF_MAIN)
     told = f"{differs}; support right in {right.sum()} of {right.size} seeds (Figure 1: {other.sum()} of {other.size})"
-    _legend(sheet, 3, *_seed_lines(), grey, title=told)
+    sheet.legend(3, *_seed_lines(sheet), grey, title=told)
     held, won = ahead(metrics, experiment.name)
     facts = {
         "differs": differs,
@@ -260,7 +249,7 @@ def substitute(metrics: Metrics, experiment: Runs, main: Runs) -> Drawing:
         "main_right": int(other.sum()),
         "main_seeds": other.size,
     }
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | facts)
+    return sheet.drawing(_facts(metrics, experiment, found) | facts)
 
 
 def _difference(experiment: Runs, main: Runs) -> str:
@@ -277,59 +266,55 @@ def _difference(experiment: Runs, main: Runs) -> str:
 @FIGURES("extra_baselines")
 def extra_baselines(metrics: Metrics, experiment: Runs) -> Drawing:
     """Three readings of lambda and SGD without the switch."""
-    sheet = Sheet(1, 2, size=(WIDTH, 3.2))
+    sheet = Sheet(1, 2, size=(WIDE, 3.2))
     left_out = [label for label in ("sgd_small", "raw_large", "raw_small") if label in experiment.optimizers]
     found = _looks(experiment, without=left_out)
     for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
         _distances(sheet, ax, metric, metrics, experiment, metric, found, wide="sgd_large")
         ax.set(xlabel="steps", ylabel=DISTANCES[metric][1], title=f"distance to {DISTANCES[metric][0]}")
-    letter(sheet.panels)
-    _legend(sheet, 3, *_seed_lines())
+    sheet.letter()
+    sheet.legend(3, *_seed_lines(sheet))
     facts = _facts(metrics, experiment, found) | {"left_out": left_out}
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 @FIGURES("extra_long")
 def extra_long(metrics: Metrics, experiment: Runs) -> Drawing:
     """Distances over many iterations, with the final rounding marked; alignments of every seed without the switch."""
-    sheet = Sheet(2, 2, size=(WIDTH, 5.2), sharex=True)
+    sheet = Sheet(2, 2, size=(WIDE, 5.2), sharex=True)
     found = _looks(experiment)
     at = experiment.settings.iterations - experiment.settings.rounding_steps
     for ax, metric in zip(sheet.panels[0], DISTANCES, strict=True):
         _distances(sheet, ax, metric, metrics, experiment, metric, found)
-        ax.axvline(at, color=GREY, linestyle="-.", linewidth=0.7)
+        sheet.moment(ax, metric, "rounding", at, linestyle="-.")
         ax.set(ylabel=DISTANCES[metric][1], title=f"distance to {DISTANCES[metric][0]}")
     for ax, metric in zip(sheet.panels[1], ALIGNMENTS, strict=True):
-        _every_alignment(sheet, ax, metrics, experiment, metric, found["no_switch"])
-    letter(sheet.panels)
-    path_line = _sample("population path, no switch", color="black", linestyle="--", linewidth=0.9)
-    _legend(sheet, 3, *_seed_lines(), path_line)
+        _every_alignment(sheet, ax, metrics, experiment, metric)
+    sheet.letter()
+    sheet.legend(3, *_seed_lines(sheet), sheet.sample("population path", **PATH))
     negative = metrics.value(experiment.name, "value_alignment", "no_switch") < 0
     facts = {"rounding_step": at, "negative": _chosen(_seeds(metrics, experiment), negative)}
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | facts)
+    return sheet.drawing(_facts(metrics, experiment, found) | facts)
 
 
-def _every_alignment(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str, look: Look) -> None:
-    """The alignment of every seed without the switch beside its population path, named at the end."""
+def _every_alignment(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, metric: str) -> None:
+    """The alignment of every seed without the switch beside its population path."""
     curve = metrics.curve(experiment.name, metric, "no_switch")
     path = metrics.curve(experiment.name, f"{metric}_population", "no_switch")
-    for index, seed in enumerate(curve.seeds):
-        style = {"color": look.color, "linewidth": 1.2}
-        sheet.line(ax, metric, f"no_switch, seed {seed}", curve.steps, curve.values[index], **style)
-        style = {"color": "black", "linestyle": "--", "linewidth": 0.7}
-        sheet.line(ax, metric, f"no_switch, seed {seed}, population", path.steps, path.values[index], **style)
-        end = float(curve.values[index, -1])
-        ax.annotate(
-            f"seed {seed}", (curve.steps[-1], end), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center"
-        )
+    rows = zip(curve.seeds, curve.values, path.values, shades(len(curve.seeds)), strict=True)
+    for seed, values, population, color in rows:
+        part = f"seed {seed}"
+        sheet.line(ax, metric, "no_switch", curve.steps, values, part=part, label=f"(c), (d): {part}", color=color)
+        style = {**PATH, **PATH_SAID, "part": f"{part}, population path", "color": color}
+        sheet.line(ax, metric, "no_switch", path.steps, population, **style)
     ax.axhline(0, color="#444444", linewidth=0.6)
-    ax.set(xlabel="steps", ylabel=ALIGNMENTS[metric], title=f"no switch: alignment of {ALIGNED[metric]}, every seed")
+    ax.set(xlabel="steps", ylabel=ALIGNMENTS[metric], title=f"no switch: alignment of {ALIGNED[metric]}")
 
 
 @FIGURES("extra_alignment")
 def extra_alignment(metrics: Metrics, experiment: Runs) -> Drawing:
     """alpha_V and alpha_A with the switch, against gradient descent on the population loss."""
-    sheet = Sheet(1, 2, size=(WIDTH, 3.1))
+    sheet = Sheet(1, 2, size=(WIDE, 3.1))
     left_out = [label for label in (*OTHER_READINGS, "raw_large", "raw_small") if label in experiment.optimizers]
     found = _looks(experiment, without=left_out)
     right = _right(metrics, experiment)
@@ -337,25 +322,23 @@ def extra_alignment(metrics: Metrics, experiment: Runs) -> Drawing:
         for label, look in found.items():
             curve = metrics.curve(experiment.name, metric, label)
             for seed, values, fine in zip(curve.seeds, curve.values, right, strict=True):
-                dash = "-" if fine else DOTTED
-                style = {"color": look.color, "linewidth": 0.5, "alpha": 0.55, "linestyle": dash}
-                sheet.line(ax, metric, f"{label}, seed {seed}", curve.steps, values, **style)
-            sheet.line(ax, metric, f"{label}, median", curve.steps, _median(curve.values), **look.line, linewidth=1.8)
+                _thin(sheet, ax, metric, label, seed, curve.steps, values, look.color, wrong=not fine)
+            style = {**look.line, "part": "median", "linewidth": 1.8}
+            sheet.line(ax, metric, label, curve.steps, _median(curve.values), **style)
             if metrics.has(experiment.name, f"{metric}_population", label):
                 path = metrics.curve(experiment.name, f"{metric}_population", label)
-                style = {"color": "black", "linestyle": "--", "linewidth": 0.9}
-                sheet.line(ax, metric, f"{label}, population", path.steps, np.median(path.values, axis=0), **style)
+                style = {**PATH, **PATH_SAID}
+                sheet.line(ax, metric, label, path.steps, np.median(path.values, axis=0), **style)
         ax.set(
             xlabel="steps",
             ylabel=ALIGNMENTS[metric],
             title=f"alignment of {ALIGNED[metric]} with the truth",
             xlim=(0, experiment.settings.iterations),
         )
-        ax.axvline(experiment.settings.boosting_steps, color=GREY, linestyle="--", linewidth=0.7)
-    letter(sheet.panels)
-    path_line = _sample("population path, median", color="black", linestyle="--", linewidth=0.9)
-    _legend(sheet, 3, *_seed_lines(), path_line)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, experiment, found) | {"left_out": left_out})
+        sheet.moment(ax, metric, "switch", experiment.settings.boosting_steps)
+    sheet.letter()
+    sheet.legend(3, *_seed_lines(sheet), sheet.sample("population path, median", **PATH))
+    return sheet.drawing(_facts(metrics, experiment, found) | {"left_out": left_out})
 
 
 # ---- softmax and linear attention ----
@@ -374,11 +357,11 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
     """Attention and value matrices of the softmax and of the linear model beside the truth, and their losses."""
     right, seeds = _right(metrics, experiment), _seeds(metrics, experiment)
     single = int(right.argmax())
-    sheet = Sheet(3, 3, size=(WIDTH, 5.0), width_ratios=[2.1, 0.95, 1.9])
+    sheet = Sheet(3, 3, size=(WIDE, 5.0), width_ratios=[2.1, 0.95, 1.9])
     found = {label: replace(look, name=NAMED.get(label, look.name)) for label, look in _looks(experiment).items()}
     _matrices(sheet, metrics, experiment, single)
     _losses(sheet, sheet.panels[:, 2], metrics, experiment, single, found)
-    letter(sheet.panels)
+    sheet.letter()
     floor = metrics.value(experiment.name, "floor")
     finals = {label: metrics.value(experiment.name, "loss", label) for label in found}
     facts = {
@@ -391,7 +374,7 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
         "positions": experiment.settings.positions,
         "record_every": experiment.settings.record_every,
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _matrices(sheet: Sheet, metrics: Metrics, experiment: Runs, single: int) -> None:
@@ -401,14 +384,16 @@ def _matrices(sheet: Sheet, metrics: Metrics, experiment: Runs, single: int) -> 
     largest, top = (max(float(matrix.max()) for matrix in found.values()) for found in (attentions, values))
     for (wide, small), (model, (attention_title, value_title)) in zip(sheet.panels[:, :2], MODELS.items(), strict=True):
         name = "truth" if model == DATA else model
-        image = sheet.heat(wide, f"attention, {name}", name, attentions[model], cmap="Blues", vmin=0, vmax=largest)
+        role = "data" if model == DATA else "run"
+        scale: Any = {"cmap": "Blues", "vmin": 0, "vmax": largest}
+        image = sheet.heat(wide, f"attention, {name}", name, attentions[model], role=role, **scale)
         states, positions = attentions[model].shape
         places = np.arange(states)
         marks = np.linspace(0, positions, 6).astype(int)[1:] - 1
         wide.set(ylabel="last token", title=attention_title)
         named = [str(place + 1) for place in range(states)]
         wide.set(yticks=places, yticklabels=named, xticks=marks, xticklabels=[str(mark + 1) for mark in marks])
-        sheet.heat(small, f"value, {name}", name, values[model], cmap="Purples", vmin=0, vmax=top)
+        sheet.heat(small, f"value, {name}", name, values[model], role=role, cmap="Purples", vmin=0, vmax=top)
         for (to, current), value in np.ndenumerate(values[model]):
             colour = "white" if value > 0.6 * top else "black"
             small.text(current, to, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
@@ -431,23 +416,24 @@ def _losses(
     for label, look in found.items():
         curve = metrics.curve(experiment.name, "training_loss", label)
         style = {**look.line, "linestyle": "-", "linewidth": 0.8}
-        sheet.line(training, "training loss, one run", label, curve.steps, curve.values[single], **style)
+        one = _seeds(metrics, experiment)[single]
+        sheet.line(training, "training loss", label, curve.steps, curve.values[single], part=f"seed {one}", **style)
         curve = metrics.curve(experiment.name, "loss", label)
         above = Curve(curve.seeds, curve.steps, curve.values - floor[:, None])
-        sheet.band(excess, "population loss above the floor", label, above, geometric=True, **look.line)
+        geometric: dict[str, Any] = {**look.line, "middle": "geometric mean"}
+        sheet.band(excess, "population loss above the floor", label, above, **geometric)
         curve = metrics.curve(experiment.name, "attention_distance", label)
-        sheet.band(distance, "distance to Q", label, curve, geometric=True, **look.line)
+        sheet.band(distance, "distance to Q", label, curve, **geometric)
     steps = metrics.curve(experiment.name, "loss", next(iter(found))).steps
-    style = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "floor $L(P,Q)$"}
-    sheet.line(training, "training loss, one run", "floor", steps, np.full(steps.size, floor[single]), **style)
+    style = {"color": "black", "linestyle": "--", "linewidth": 1, "label": "floor $L(P,Q)$", "role": "data"}
+    sheet.line(training, "training loss", "floor", steps, np.full(steps.size, floor[single]), **style)
     seed = _seeds(metrics, experiment)[single]
     training.set(ylabel="training loss", title=f"training loss, seed {seed}")
     excess.set(ylabel="loss − floor", yscale="log", title=f"population loss, {len(floor)} seeds")
     distance.set(ylabel=r"$\|A-Q\|_\mu^2$", yscale="log", title=f"distance to $Q$, {len(floor)} seeds", xlabel="steps")
     for ax in panels:
         ax.set_xlim(0, experiment.settings.iterations)
-    handles, names = training.get_legend_handles_labels()
-    sheet.figure.legend(handles, names, loc="outside upper right", ncols=3, fontsize=7.5)
+    sheet.legend(3)
 
 
 # ---- beyond the paper ----
@@ -456,7 +442,7 @@ def _losses(
 @FIGURES("extra_transfer")
 def extra_transfer(metrics: Metrics, experiment: Runs) -> Drawing:
     """How much of the support is found after how many steps, by the correlation of the start."""
-    sheet = Sheet(1, 2, size=(WIDTH, 2.9), width_ratios=[1.5, 1])
+    sheet = Sheet(1, 2, size=(WIDE, 2.9), width_ratios=[1.5, 1])
     left, right = sheet.panels[0]
     found = _looks(experiment)
     firsts, names = {}, {}
@@ -466,7 +452,8 @@ def extra_transfer(metrics: Metrics, experiment: Runs) -> Drawing:
         names[label] = f"θ = {optimizer.options.pretrained:g}" if ours else look.name
         curve = metrics.curve(experiment.name, "support_found", label).window(1, np.inf)
         panel = "support found, mean over seeds"
-        sheet.line(left, panel, label, curve.steps, curve.values.mean(axis=0), **{**look.line, "label": names[label]})
+        style = {**look.line, "label": names[label], "part": "mean"}
+        sheet.line(left, panel, label, curve.steps, curve.values.mean(axis=0), **style)
         firsts[label] = first_found(metrics, experiment.name, label)
         _first_of_each_seed(sheet, right, label, firsts[label], place, look, experiment.settings.iterations)
     left.set(xlabel="steps", ylabel="share of the support found", xscale="log", ylim=(-0.03, 1.05))
@@ -475,10 +462,10 @@ def extra_transfer(metrics: Metrics, experiment: Runs) -> Drawing:
     right.set_xticks(range(len(names)), [name.removeprefix("θ = ") for name in names.values()])
     right.set_xlabel("θ, correlation of the start")
     right.set_xlim(-0.5, len(names) - 0.2)
-    letter(sheet.panels)
-    _legend(sheet, 4)
+    sheet.letter()
+    sheet.legend(4)
     medians = {names[label]: float(np.median(steps)) for label, steps in firsts.items()}
-    return Drawing(sheet.figure, sheet.table, {"medians": medians, "seeds": len(_seeds(metrics, experiment))})
+    return sheet.drawing({"medians": medians, "seeds": len(_seeds(metrics, experiment))})
 
 
 def _first_of_each_seed(
@@ -487,12 +474,12 @@ def _first_of_each_seed(
     """The seeds' first steps with the whole support in one column, and their median; how many never got there."""
     panel = "steps to the whole support"
     places, shown = np.full(found.size, place), np.where(np.isfinite(found), found, np.nan)
-    ax.plot(places, shown, **{**look.points, "label": None}, markersize=4, alpha=0.7)
-    sheet.record(panel, label, places, shown)
+    style = {**look.points, "label": None, "markersize": 4, "alpha": 0.7}
+    sheet.points(ax, panel, label, places, shown, part="every seed", **style)
     middle = float(np.median(found))
     if np.isfinite(middle):
-        ax.plot([place - 0.25, place + 0.25], [middle, middle], color="black", linewidth=1.2)
-        sheet.record(panel, f"{label}, median", [place], [middle])
+        ends, style = [place - 0.25, place + 0.25], {"part": "median", "color": "black", "linewidth": 1.2}
+        sheet.line(ax, panel, label, ends, [middle, middle], **style)
     never = int((~np.isfinite(found)).sum())
     if never:
         note = f"{never} of {found.size}\nnot in {end}"
@@ -512,24 +499,23 @@ SWITCH_NAMES = {
 @FIGURES("extra_switch")
 def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
     """How often each rule of the switch keeps exactly the true positions; and where the main one fails."""
-    sheet = Sheet(1, 2, size=(WIDTH, 3.1), width_ratios=[1.5, 1])
+    sheet = Sheet(1, 2, size=(WIDE, 3.1), width_ratios=[1.5, 1])
     left, right = sheet.panels[0]
     experiments = (main, *others)
-    rates = {e.name: _rates(metrics, e) for e in experiments}
+    rates, label = {e.name: _rates(metrics, e) for e in experiments}, _boosting(main)
     for index, rule in enumerate(SWITCHES):
         name, marker = SWITCH_NAMES[rule]
         places = np.arange(len(experiments)) + 0.13 * (index - (len(SWITCHES) - 1) / 2)
         middle, low, high = np.array([rates[e.name][rule] for e in experiments]).T
         colour = "#332288" if rule == main.settings.switch_rule else GREY
-        style = {"fmt": marker, "color": colour, "markersize": 4, "elinewidth": 0.8, "label": name}
-        left.errorbar(places, middle, [middle - low, high - middle], **style)
-        sheet.record("share of seeds with the right support", rule, places, middle, low, high)
+        style = {"marker": marker, "color": colour, "markersize": 4, "label": name, "part": rule}
+        sheet.points(left, "share of seeds with the right support", label, places, middle, low, high, **style)
     told = ["Figure 1" if e is main else _difference(e, main).partition(" in place")[0] for e in experiments]
     sizes = [len(_seeds(metrics, e)) for e in experiments]
     left.set_xticks(range(len(told)), [f"{name}\n{size} seeds" for name, size in zip(told, sizes, strict=True)])
     left.set(ylabel="share of seeds, 95 % interval", ylim=(-0.03, 1.05), title="support exactly right")
     _signs(sheet, right, metrics, main)
-    letter(sheet.panels)
+    sheet.letter()
     for ax, side, columns in ((left, "left", 2), (right, "right", 1)):
         place: Any = {"loc": f"outside upper {side}", "ncols": columns, "fontsize": 7.5}
         sheet.figure.legend(*ax.get_legend_handles_labels(), **place)
@@ -549,7 +535,7 @@ def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
         "mirrored": mirrored,
         "seeds": dict(zip(rates, sizes, strict=True)),
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _boosting(experiment: Runs) -> str:
@@ -587,8 +573,8 @@ def _signs(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
     for name, (chosen, colour, marker) in kinds.items():
         if chosen.any():
             style: Any = {"color": colour, "linestyle": "none", "markersize": 7 if marker == "*" else 3.5}
-            ax.plot(x[chosen], y[chosen], marker=marker, label=name, **style)
-            sheet.record("alignments at the switch, times 1000", name, x[chosen], y[chosen])
+            style |= {"marker": marker, "label": name, "part": name}
+            sheet.points(ax, "alignments at the switch, times 1000", label, x[chosen], y[chosen], **style)
     for line in (ax.axhline, ax.axvline):
         line(0, color="#444444", linewidth=0.6)
     ax.set(xlabel=r"$10^3\,\alpha_V$", ylabel=r"$10^3\,\alpha_A$", title="each seed of Figure 1's setting")

@@ -16,7 +16,7 @@ from workflow.lib.look import Look, looks, ordered
 from workflow.lib.papers.ib.deep.claims import LONGER, by_length, diverged_at, equal_length
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision, pretrains
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import GREY, Sheet
+from workflow.lib.plotting import GREY, MEDIUM, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
 
@@ -36,7 +36,7 @@ SMALL = 7.0  # points
 def language(metrics: Metrics, experiment: Experiment[Language]) -> Drawing:
     """A BERT: train loss by step and by length of the path, test accuracy and attention."""
     labels = _rivals(experiment)
-    sheet = Sheet(2, 2, size=(5.5, 4.3))
+    sheet = Sheet(2, 2, size=(MEDIUM, 4.3))
     drawn = _Panels(sheet, metrics, experiment, labels)
     (loss, path), (accuracy, attention) = sheet.panels
     drawn.train_loss(loss)
@@ -49,7 +49,7 @@ def language(metrics: Metrics, experiment: Experiment[Language]) -> Drawing:
 def vision(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
     """A ViT: train loss by step, test accuracy, train loss by length of the path."""
     labels = [label for label in _rivals(experiment) if label not in NAMES]
-    sheet = Sheet(1, 3, size=(6.75, 2.7))
+    sheet = Sheet(1, 3, size=(WIDE, 2.7))
     drawn = _Panels(sheet, metrics, experiment, labels)
     loss, accuracy, path = sheet.panels[0]
     drawn.train_loss(loss)
@@ -69,7 +69,7 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     """A ViT with other readings of SNGD and SPS, beside the paper's values and SGD."""
     known = _rivals(experiment)
     labels = [label for label in known if label in ("sgd", *VARIANTS)]
-    sheet = Sheet(1, 3, size=(6.75, 2.9))
+    sheet = Sheet(1, 3, size=(WIDE, 2.9))
     drawn = _Panels(sheet, metrics, experiment, labels)
     loss, accuracy, length = sheet.panels[0]
     drawn.train_loss(loss)
@@ -77,7 +77,7 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     drawn.bands(length, "step length", "step_length")
     length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length of steps", title="steps")
     length.xaxis.set_minor_formatter(NullFormatter())
-    drawn.epochs(length, marked=True)
+    drawn.mark_epochs(length, "step length")
     return drawn.finished(extra=True)
 
 
@@ -110,7 +110,7 @@ class _Panels:
         # A marker here and there, at another place for each: curves may lie on one another.
         first = (place + 0.5) / len(self.labels) / 4
         style: dict[str, Any] = {"marker": look.marker, "markersize": 3.5, "markevery": (first, 0.25), "linewidth": 1.2}
-        self.sheet.band(ax, panel, look.name, curve, **look.line, **style)
+        self.sheet.band(ax, panel, self.labels[place], curve, **look.line, **style)
 
     def train_loss(self, ax: Axes) -> None:
         """The train loss by step, with a cross where a seed diverged."""
@@ -121,14 +121,12 @@ class _Panels:
                 if np.isfinite(at):
                     finite = row[np.isfinite(row)]
                     height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
-                    look = self.looks[label]
-                    style: dict[str, Any] = {"marker": "x", "markersize": 8, "color": look.color}
-                    self.sheet.points(ax, "train loss", f"{look.name} diverged", [at], [height], **style)
+                    self.sheet.lost(ax, "train loss", label, at, height, color=self.looks[label].color)
         window = self.experiment.settings.smoothing
         ax.set(xscale="log", xlabel="steps", ylabel=f"mean of {window} steps", title="train loss")
         ax.xaxis.set_minor_formatter(NullFormatter())
         _loss_axis(ax)
-        self.epochs(ax, marked=True)
+        self.mark_epochs(ax, "train loss")
 
     def by_length(self, ax: Axes) -> None:
         """The train loss by the length of the path."""
@@ -151,32 +149,27 @@ class _Panels:
             curve = self.metrics.curve(self.experiment.name, metric, label)
             self._band(ax, title, place, curve.window(1, np.inf))
         ax.set(xscale="log", xlabel="epochs", ylabel=ylabel, ylim=(0, 1), title=title)
-        self.epochs(ax, marked=False)
-
-    def epochs(self, ax: Axes, marked: bool) -> None:
-        """Plain numbers of epochs below an axis of epochs; marks at 1 and 10 epochs on one of steps."""
-        last = self.experiment.settings.epochs
-        if marked:
-            for epoch in [n for n in (1, 10, 100) if n <= last]:
-                ax.axvline(epoch * self.per_epoch, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
-                at, fraction = (epoch * self.per_epoch, 1), ("data", "axes fraction")  # above all curves
-                style: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "ha": "center"}
-                ax.annotate(f"{epoch} ep.", at, (0, 2), fraction, "offset points", **style)
-            return
-        ticks = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= last]
+        ticks = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= self.experiment.settings.epochs]
         ax.set_xticks(ticks, [str(n) for n in ticks])
         ax.set_xticks([], minor=True)
+
+    def mark_epochs(self, ax: Axes, panel: str) -> None:
+        """Lines at 1 and 10 epochs through a panel whose axis is of steps."""
+        for epoch in [n for n in (1, 10, 100) if n <= self.experiment.settings.epochs]:
+            name, style = f"{epoch} epoch{'s' if epoch > 1 else ''}", {"linestyle": (0, (1, 2)), "zorder": 0.5}
+            self.sheet.moment(ax, panel, name, epoch * self.per_epoch, **style)
+            at, fraction = (epoch * self.per_epoch, 1), ("data", "axes fraction")  # above all curves
+            look: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "ha": "center"}
+            ax.annotate(f"{epoch} ep.", at, (0, 2), fraction, "offset points", **look)
 
     def finished(self, extra: bool = False) -> Drawing:
         """The figure with its legend, headline and facts."""
         facts = _facts(self.metrics, self.experiment, self.labels, self.looks)
-        legend = self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4)
-        if legend is not None:
-            about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
-            legend.set_title(f"{'extra: ' if extra else ''}{facts['model']}\n{about}")
-            legend.get_title().set(multialignment="center", color="#444444", fontsize=SMALL + 0.5)
+        about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
+        title = f"{'extra: ' if extra else ''}{facts['model']}\n{about}"
+        self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4, title=title)
         self.sheet.letter()
-        return Drawing(self.sheet.figure, self.sheet.table, facts)
+        return self.sheet.drawing(facts)
 
 
 def _loss_axis(ax: Axes) -> None:

@@ -14,7 +14,7 @@ from workflow.lib.look import looks, ordered
 from workflow.lib.papers.ib.synthetic import rates
 from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Joint, Variants
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import Sheet, letter
+from workflow.lib.plotting import MEDIUM, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
@@ -89,9 +89,10 @@ class _Panels:
 
     def draw(self, ax: Axes, panel: str, metric: str, **style: Any) -> None:
         """A metric of all optimizers, on log axes."""
+        style = {"middle": "geometric mean", **style}
         for optimizer in self.optimizers:
             curve = _started(self.whole(metric, optimizer))
-            self.sheet.band(ax, panel, optimizer, curve, geometric=True, **{**self.looks[optimizer].line, **style})
+            self.sheet.band(ax, panel, optimizer, curve, **{**self.looks[optimizer].line, **style})
 
     def draw_complement(self, ax: Axes, panel: str, metric: str) -> None:
         """1 less a metric of all optimizers, on a linear axis."""
@@ -131,14 +132,6 @@ class _Panels:
         """A number of each optimizer, for a caption."""
         return ", ".join(f"{self.looks[name].name} {value:{form}}" for name, value in values.items())
 
-    def legend(self, columns: int) -> None:
-        """One legend above all panels: the first panel's optimizers, and whatever else has a label anywhere."""
-        found: dict[str, Any] = {}
-        for ax in self.sheet.figure.axes:
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-        self.sheet.figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
-
 
 def _late(curve: Curve, first: float) -> Curve:
     """The part from a step on, or the later half of runs that a user made too short for it."""
@@ -166,7 +159,7 @@ def _middle(values: np.ndarray) -> np.ndarray:
 
 def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Drawing:
     """Loss gap, norm, alignment, attention and the complements of the last two, against the step."""
-    sheet = Sheet(2, 3, size=(6.75, 4.5))
+    sheet = Sheet(2, 3, size=(WIDE, 4.5))
     (gap, norm, corr), (attention, distraction, angle) = sheet.panels
     panels = _Panels(metrics, experiment, sheet)
     panels.draw(gap, "gap", "gap")
@@ -186,8 +179,8 @@ def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Dra
 
     for ax in sheet.panels.ravel():
         ax.set(xscale="log", xlim=(1, None), xlabel=_STEPS)
-    letter(sheet.panels)
-    panels.legend(5)
+    sheet.letter()
+    sheet.legend(5)
     facts = {
         "seeds": len(margin_norm),
         "margin_norm_low": f"{margin_norm.min():.3f}",
@@ -205,7 +198,7 @@ def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Dra
             if label in rates.NORM
         ),
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 FIGURES("fig2")(fixed_decoder)
@@ -224,10 +217,10 @@ def _distraction_with_law(
         part = _late(panels.whole("norm_w", optimizer), rates.LAW.get(optimizer, (100, np.inf))[0] / 10)
         law = _middle(rivals * np.exp(-part.values / margin_norm[:, None]))
         shown = law < 1  # the law is of late times; at early ones it is no probability
-        label = "late law" if optimizer == turning[0] else None
-        panels.sheet.line(
-            ax, "distraction", f"law for {optimizer}", part.steps[shown], law[shown], **_LAW, label=label
-        )  # fmt: skip
+        name: Any = {"part": "law", "role": "theory", "name": "late law", "label": None}
+        if optimizer == turning[0]:
+            name["label"] = "late law"
+        panels.sheet.line(ax, "distraction", optimizer, part.steps[shown], law[shown], **name, **_LAW)
     decades(ax)
     ax.set(title="other tokens", ylabel="$1 - p_{\\mathrm{opt}}$")
 
@@ -235,7 +228,7 @@ def _distraction_with_law(
 @FIGURES("fig5")
 def joint(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     """Joint training: loss against t^(1/3), norms, attention and misalignments of W and u."""
-    sheet = Sheet(2, 2, size=(5.5, 4.6))
+    sheet = Sheet(2, 2, size=(MEDIUM, 4.6))
     (loss, norm), (attention, angle) = sheet.panels
     panels = _Panels(metrics, experiment, sheet, without=OTHER_JOINT_RULES)
 
@@ -252,15 +245,15 @@ def joint(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
 
     for ax in (loss, norm, attention, angle):
         ax.set_xlabel(_STEPS + (", cube-root axis" if ax is loss else ""))
-    letter(sheet.panels)
-    panels.legend(4)
+    sheet.letter()
+    sheet.legend(4, sheet.sample("$W$"), sheet.sample("$u$", linestyle=_U))
     facts: dict[str, Any] = {"seeds": len(metrics.value(experiment.name, "margin_norm"))}
     facts["ends"] = panels.told(panels.ends(), ".0e")
     facts["left_out"] = "; ".join(
         panels.looks[label].name for label in OTHER_JOINT_RULES if label in experiment.optimizers
     )
     facts["ngd"] = _joint_powers(panels, "ngd") if "ngd" in experiment.optimizers else None
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _joint_powers(panels: _Panels, optimizer: str) -> dict[str, str]:
@@ -280,9 +273,6 @@ def _both(panels: _Panels, ax: Axes, metric: str, title: str) -> None:
     panels.draw(ax, f"{metric} of W", f"{metric}_w", label=None)
     panels.draw(ax, f"{metric} of u", f"{metric}_u", linestyle=_U, label=None)
     ax.set(title=f"{title} of $W$ and $u$", xscale="log", yscale="log")
-    if metric == "norm":
-        ax.plot([], [], color="#444444", label="$W$")
-        ax.plot([], [], color="#444444", linestyle=_U, label="$u$")
 
 
 _U: tuple[int, tuple[float, ...]] = (0, (1, 1.2))
@@ -301,7 +291,7 @@ _RULES = {
 @FIGURES("extra_joint_rules")
 def joint_rules(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     """The joint rules side by side."""
-    sheet = Sheet(2, 3, size=(6.75, 4.7))
+    sheet = Sheet(2, 3, size=(WIDE, 4.7))
     panels = _Panels(metrics, experiment, sheet)
     for ax, (panel, (metric, title, label)) in zip(sheet.panels.ravel(), _RULES.items(), strict=True):
         panels.draw(ax, panel, metric)
@@ -311,8 +301,8 @@ def joint_rules(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
         else:
             ax.set_yscale("log")
     panels.mark_divergence(sheet.panels[0, 0])
-    letter(sheet.panels)
-    panels.legend(3)
+    sheet.letter()
+    sheet.legend(3)
     rows = []
     for optimizer, end in panels.ends().items():
         curve = panels.whole("gap", optimizer)
@@ -322,14 +312,14 @@ def joint_rules(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
         with np.errstate(divide="ignore"):
             powers.insert(0, _fit(Curve(curve.seeds, curve.steps, -np.log(curve.values)), window))
         rows.append((panels.looks[optimizer].name, f"{last:,}", f"{end:.0e}", *(f"{power:.2f}" for power in powers)))
-    return Drawing(sheet.figure, sheet.table, {"rules": rows})
+    return sheet.drawing({"rules": rows})
 
 
 @FIGURES("extra_variants")
 def variants(metrics: Metrics, experiment: Experiment[Variants]) -> Drawing:
     """Where every rule ends in every variant: loss gap and misalignment, all seeds."""
     names = list(experiment.settings.changes)
-    sheet = Sheet(2, 1, size=(5.5, 4.8), sharex=True)
+    sheet = Sheet(2, 1, size=(MEDIUM, 4.8), sharex=True)
     panels = _Panels(metrics, experiment, sheet)
     count = len(panels.optimizers)
     for ax, (panel, metric) in zip(sheet.panels[:, 0], _ENDS.items(), strict=True):
@@ -338,8 +328,8 @@ def variants(metrics: Metrics, experiment: Experiment[Variants]) -> Drawing:
             x = np.arange(len(names)) + (place - (count - 1) / 2) * 0.8 / count
             look = {**panels.looks[optimizer].points, "markersize": 3.5, "alpha": 0.8, "clip_on": False}
             for row, seed in enumerate(metrics.curve(experiment.name, "floor", index=names[0]).seeds):
-                name = f"{optimizer}, seed {seed}"
-                sheet.line(ax, panel, name, x, ends[row], **{**look, "label": None if row else look["label"]})
+                style = {**look, "label": None if row else look["label"]}
+                sheet.points(ax, panel, optimizer, x, ends[row], part=f"seed {seed}", **style)
         ax.grid(False, axis="x")
         ax.xaxis.set_minor_locator(
             FixedLocator([edge - 0.5 for edge in range(1, len(names))])
@@ -353,12 +343,12 @@ def variants(metrics: Metrics, experiment: Experiment[Variants]) -> Drawing:
     angle.set(title="misalignment at the end", ylabel=f"$1 - {_CORR}$", yscale="log", xlabel="what differs")
     angle.set_xticks(range(len(names)), [name.replace("_", "\n", 1).replace("_", " ") for name in names])
     angle.set_xlim(-0.5, len(names) - 0.5)
-    letter(sheet.panels)
-    panels.legend(4)
+    sheet.letter()
+    sheet.legend(4)
     facts = {"variants": names, "order": _order(panels, experiment)}
     facts["runs"] = len(names) * len(metrics.value(experiment.name, "floor", index=names[0]))
     facts["steps"] = sorted({int(panels.whole("gap", label, names[0]).steps[-1]) for label in panels.optimizers})
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 _ENDS = {"gap": "gap", "misalignment": "misalignment_w"}
@@ -405,11 +395,12 @@ def measured_rates(metrics: Metrics, *experiments: Experiment[FixedDecoder]) -> 
         column[1].set(title=f"norm, {signals}", xlabel=_STEPS, xlim=(10, None))
         last = max(curve.steps[-1] for curve in (panels.whole("gap", label) for label in panels.optimizers))
         for ax, name in zip(column, ("attention", "norm"), strict=True):
-            sheet.line(ax, f"{experiment.name}: {name}", "law", [10, max(last, 11)], [1.0, 1.0], **_LAW, label="law")
+            ends_at, style = [10, max(last, 11)], {**_LAW, "label": "law", "role": "theory"}
+            sheet.line(ax, f"{experiment.name}: {name}", "law", ends_at, [1.0, 1.0], **style)
     for ax, label in zip(
         sheet.panels[:, 0], ("rate of $1 - p_{\\mathrm{opt}}$ / law", "growth of $\\|W\\|_F$ / law"), strict=True
     ):
         ax.set_ylabel(label)
-    letter(sheet.panels)
-    panels.legend(4 if len(experiments) > 1 else 2)
-    return Drawing(sheet.figure, sheet.table, {"measured": measured, "left_out": sorted(left_out)})
+    sheet.letter()
+    sheet.legend(4 if len(experiments) > 1 else 2)
+    return sheet.drawing({"measured": measured, "left_out": sorted(left_out)})

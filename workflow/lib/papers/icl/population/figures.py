@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -18,14 +17,13 @@ from workflow.lib.papers.icl.population.metrics import PLATEAU, finest, pace, wa
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
-from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Sheet, letter
+from workflow.lib.plotting import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDE, Sheet, shades
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Index, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Population, PopulationOptions]
 
-WIDTH = 6.75
 TIME = r"$\eta t$"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 
@@ -123,7 +121,7 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
     course = _Course.coarse(metrics, experiment)
     times = {phase.event: course.event(phase.event, "rare", count) for phase in PHASES}
     borders = course.borders(times.values())
-    sheet = Sheet(3, 4, size=(WIDTH, 6.0), height_ratios=[2.0, 0.5, 2.1])
+    sheet = Sheet(3, 4, size=(WIDE, 6.0), height_ratios=[2.0, 0.5, 2.1])
     for column, (phase, (start, end)) in enumerate(zip(PHASES, pairwise(borders), strict=True)):
         bars, shares = sheet.panels[0, column], sheet.panels[1, column]
         _weights(sheet, bars, phase, course, count, start, end)
@@ -140,7 +138,7 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
         ax.remove()
     below = sheet.figure.add_subplot(grid[2, :])
     _timeline(sheet, below, course, ("rare", count), borders, WEIGHTS, [phase.number for phase in PHASES])
-    letter([*sheet.panels[0], below])
+    sheet.letter([*sheet.panels[0], below])
     facts = {
         "feature_count": count,
         "dominant_probability": settings.dominant_probability,
@@ -148,7 +146,7 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
         "fallen": _told(course.event("fallen", "rare", count)),
         "left_out": _left_out(experiment),
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, start: float, end: float) -> None:
@@ -171,7 +169,8 @@ def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, 
             fontweight="bold" if leads else "normal",
             zorder=4,
         )
-        sheet.record(f"phase {phase.number}", label, [start, end], [before[name], after[name]])
+        ends: dict[str, Any] = {"part": f"logit of {name}, start and end", "name": label}
+        sheet.record(f"phase {phase.number}", course.optimizer.label, [start, end], [before[name], after[name]], **ends)
     ax.axhline(0, color="#444444", linewidth=0.7)
     ax.set_xticks(range(len(WEIGHTS)), [label for label, _ in WEIGHTS.values()], fontsize=9.5)
     ax.set(xlim=(-0.62, 2.62), ylim=(-4.6, 8.6))
@@ -187,7 +186,8 @@ def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, t
         ax.barh(0, width, 0.6, left=left, color=WEIGHTS[name][1])
         if width > 0.15:
             ax.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", color="white", fontsize=8)
-        sheet.record(f"phase {phase.number}", f"attention on {name}", [time], [width])
+        known: dict[str, Any] = {"part": f"attention on {name}, end", "name": f"attention on {name}"}
+        sheet.record(f"phase {phase.number}", course.optimizer.label, [time], [width], **known)
         left += width
     ax.set(xlim=(0, 1), ylim=(-0.5, 0.5), yticks=[], xticks=[0, 0.5, 1])
     ax.grid(False)
@@ -209,14 +209,16 @@ def _timeline(
     for name, (label, color) in weights.items():
         times, values = course.curve("logit", (*column, name))
         shown = times <= end
-        sheet.line(logits, panel, f"logit, {name}", times[shown], values[shown], color=color, label=label)
+        known = {"part": f"logit of {name}", "color": color, "label": label}
+        sheet.line(logits, panel, course.optimizer.label, times[shown], values[shown], **known)
     for name, label in (("target", "Attn$_k$"), ("dominant", "Attn$_1$")):
         if name not in weights:
             continue
         times, values = course.curve("attention", (*column, name))
         shown = times <= end
         style = {"color": weights[name][1], "linestyle": ":", "linewidth": 1.3, "label": f"{label} (right)"}
-        sheet.line(scores, panel, f"attention, {name}", times[shown], values[shown], **style)
+        part = f"attention on {name}"
+        sheet.line(scores, panel, course.optimizer.label, times[shown], values[shown], part=part, **style)
     for index, (number, (first, last)) in enumerate(zip(numbers, pairwise(borders), strict=True)):
         logits.axvspan(first, last, color="white" if index % 2 else "#ececec", zorder=0, linewidth=0)
         across = logits.get_xaxis_transform()
@@ -242,16 +244,17 @@ def extra_plateau(metrics: Metrics, experiment: Runs, finite: Runs) -> Drawing:
     """Attention over time: three kinds of query, rare ones at all K, a balanced one's phases, prompts of finite N."""
     settings = experiment.settings
     coarse, fine = _Course.coarse(metrics, experiment), _Course.fine(metrics, experiment)
-    sheet = Sheet(2, 2, size=(WIDTH, 5.4))
+    sheet = Sheet(2, 2, size=(WIDE, 5.4))
     (kinds, rescaled), (balanced, lengths) = sheet.panels
     rise = _plateau(sheet, kinds, coarse, fine, settings.plateau_of)
     _rescaled(sheet, rescaled, coarse, settings.feature_counts)
     phases = _balanced(sheet, balanced, coarse, settings.phases_of)
     _lengths(sheet, lengths, _Course.coarse(metrics, finite), finite.settings)
-    sheet.figure.legend(*kinds.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    samples = [sheet.sample(label, color=color) for color, label in QUERIES.values()]
+    sheet.legend(3, *samples, only=True)
     for ax in (kinds, rescaled, lengths):
         ax.set(ylabel="Attn$_k$ given $v_k$", ylim=(0, 1.02))
-    letter(sheet.panels)
+    sheet.letter()
     waiting = {count: coarse.waits(count) for count in settings.feature_counts}
     facts = {
         "feature_count": settings.plateau_of,
@@ -264,7 +267,7 @@ def extra_plateau(metrics: Metrics, experiment: Runs, finite: Runs) -> Drawing:
         "left_out": _left_out(experiment, fine.optimizer.label)
         + [f"{label} of {finite.name}" for label in _left_out(finite)],
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _plateau(sheet: Sheet, ax: Axes, coarse: _Course, fine: _Course, count: int) -> list[float]:
@@ -278,7 +281,8 @@ def _plateau(sheet: Sheet, ax: Axes, coarse: _Course, fine: _Course, count: int)
         late, rest = coarse.curve("attention", (query, count, "target"))
         x = np.concatenate([early, late[late > early[-1]]])
         y = np.concatenate([first, rest[late > early[-1]]])
-        sheet.line(ax, "plateau", query, x[x <= end], y[x <= end], color=color, label=label)
+        style = {"part": query, "color": color, "label": label}
+        sheet.line(ax, "plateau", coarse.optimizer.label, x[x <= end], y[x <= end], **style)
     ax.set(xlabel=f"time {TIME}", xlim=(0, end), title=f"three queries, $K = {count}$")
     ax.xaxis.set_major_formatter(THOUSANDS)
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -287,13 +291,11 @@ def _plateau(sheet: Sheet, ax: Axes, coarse: _Course, fine: _Course, count: int)
 
 def _rescaled(sheet: Sheet, ax: Axes, coarse: _Course, counts: Sequence[int]) -> None:
     """Attn_k of rare queries at all K, over time divided by K^2."""
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(counts)))
-    for count, shade in zip(counts, shades, strict=True):
+    for count, shade in zip(counts, shades(len(counts)), strict=True):
         times, values = coarse.curve("attention", ("rare", count, "target"))
         shown = times <= 6 * count**2
-        sheet.line(
-            ax, "rescaled", f"K = {count}", times[shown] / count**2, values[shown], color=shade, label=f"{count}"
-        )
+        style = {"part": f"K = {count}", "name": f"K = {count}", "color": shade, "label": f"{count}"}
+        sheet.line(ax, "rescaled", coarse.optimizer.label, times[shown] / count**2, values[shown], **style)
     ax.set(xlabel=r"rescaled time $\eta t / K^2$", xlim=(0, 6), title="rare $v_k$, all $K$")
     ax.legend(title="$K$", title_fontsize=8, loc="lower right", ncols=2)
 
@@ -319,8 +321,9 @@ def _lengths(sheet: Sheet, ax: Axes, course: _Course, settings: Population) -> N
             color = QUERIES[query][0]
             label = (f"$N = {length}$" if length else r"$N \to \infty$") if query == "rare" else None
             index = (query, count, *([length] if length else []), "target")
-            name = f"{query}, N = {length}" if length else f"{query}, long prompts"
-            sheet.line(ax, "length", name, *course.curve("attention", index), color=color, linestyle=dash, label=label)
+            part = f"{query}, N = {length}" if length else f"{query}, long prompts"
+            style: dict[str, Any] = {"part": part, "name": part, "color": color, "linestyle": dash, "label": label}
+            sheet.line(ax, "length", course.optimizer.label, *course.curve("attention", index), **style)
     ax.set(xlabel=f"time {TIME}", xlim=(0, None), title=f"prompts of $N$ tokens, $K = {count}$")
     ax.xaxis.set_major_formatter(THOUSANDS)
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -350,22 +353,25 @@ def extra_scaling(metrics: Metrics, experiment: Runs) -> Drawing:
         (event, query): np.array([(fine if query == "dominant" else coarse).event(event, query, c) for c in counts])
         for event, query in SCALING
     }
-    sheet = Sheet(1, 2, size=(WIDTH, 4.0), width_ratios=[1.2, 1])
+    sheet = Sheet(1, 2, size=(WIDE, 4.0), width_ratios=[1.2, 1])
     left, right = sheet.panels[0]
     exponents = {}
     for (event, query), (color, marker, label) in SCALING.items():
-        name, style = f"{event}_{query}", {"color": color, "marker": marker, "markersize": 4}
+        name = f"{event}_{query}"
+        style: dict[str, Any] = {"part": name, "name": label, "color": color, "marker": marker, "markersize": 4}
+        followed = (fine if query == "dominant" else coarse).optimizer.label
         shown = np.where(times[event, query] > 0, times[event, query], np.nan)  # at once: no point on a log axis
         exponents[name] = _exponent(counts, shown)
-        sheet.line(left, "times", name, counts, shown, label=f"{label}: $K^{{{exponents[name]:.2f}}}$", **style)
+        sheet.line(left, "times", followed, counts, shown, label=f"{label}: $K^{{{exponents[name]:.2f}}}$", **style)
         if query != "dominant":
             local = (np.diff(np.log(shown)) / np.diff(np.log(counts)))[counts[:-1] >= LOCAL_FROM]
             middle = np.sqrt(counts[1:] * counts[:-1])[counts[:-1] >= LOCAL_FROM]
-            sheet.line(right, "local exponents", name, middle, local, **style)
+            sheet.line(right, "local exponents", followed, middle, local, **style)
     _others(sheet, left, metrics, experiment)
     _scaling_axes(left, right, counts)
-    sheet.figure.legend(loc="outside upper center", ncols=3)
-    letter(sheet.panels)
+    sheet.level(right, "local exponents", "two", 2.0, role="theory", color="#444444", linewidth=0.8)
+    sheet.legend(3)
+    sheet.letter()
     facts = {
         "exponents": {name: _told(exponent, ".2f") for name, exponent in exponents.items()},
         "feature_counts": counts.tolist(),
@@ -373,7 +379,7 @@ def extra_scaling(metrics: Metrics, experiment: Runs) -> Drawing:
         "others": [label for label, _ in _other_rules(experiment)],
         "slower": [_told(ratio) for ratio in times["error", "rare"] / times["error", "dominant"]],
     }
-    return Drawing(sheet.figure, sheet.table, facts)
+    return sheet.drawing(facts)
 
 
 def _other_rules(experiment: Runs) -> list[tuple[str, Look]]:
@@ -390,7 +396,7 @@ def _others(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs) -> None:
         times = [course.event("error", "rare", count) for count in counts]
         style = {**look.points, "linestyle": (0, (3, 2)), "markersize": 5, "markerfacecolor": "white"}
         style["label"] = f"{look.name}: $L_k$ small, rare"
-        sheet.line(ax, "times", f"{label}, error_rare", counts, times, **style)
+        sheet.line(ax, "times", label, counts, times, part="error_rare", **style)
 
 
 def _exponent(counts: np.ndarray, times: np.ndarray) -> float:
@@ -405,7 +411,6 @@ def _scaling_axes(left: Axes, right: Axes, counts: np.ndarray) -> None:
     left.set(xlabel="number of features $K$", yscale="log", ylabel=f"time {TIME}", title="times, fitted exponents")
     right.set(xlabel="$K$, between doublings", ylabel="local exponent", title="local exponents")
     right.set_ylim(1.3, 2.5)
-    right.axhline(2, color="#444444", linewidth=0.8, linestyle=":")
     for ax in (left, right):
         ax.set_xscale("log")
         shown = counts if ax is left else counts[counts >= LOCAL_FROM]

@@ -11,22 +11,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from workflow.lib.contract import Draw, Drawing
 from workflow.lib.look import Look, looks, ordered
 from workflow.lib.papers.icl.settings import Prompts
 from workflow.lib.plan.model import Experiment
-from workflow.lib.plotting import Sheet, letter
+from workflow.lib.plotting import WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Prompts]
 
-WIDTH = 6.75
 DASHED, TRAINING, LEFT = (0, (4, 1.6)), (0, (1, 2.5)), (0, (5, 1.5, 1, 1.5))
-THRESHOLD: dict[str, Any] = {"color": "#999999", "linewidth": 0.7, "zorder": 1}
+THRESHOLD: dict[str, Any] = {"color": "#999999", "linestyle": "-", "linewidth": 0.7, "zorder": 1}
 
 
 def _main(experiment: Runs) -> str:
@@ -56,7 +54,7 @@ def _per_group(
     where: tuple[str, str],
     curves: Mapping[int, Curve],
     settings: Prompts,
-    color: str,
+    look: Look,
     log: bool,
 ) -> None:
     """Mean and range over features and seeds of each group, with a thin line for the mean of every feature in it.
@@ -67,20 +65,20 @@ def _per_group(
         where: name of the panel in the table, and the optimizer's label.
         curves: number of the feature -> its curve.
         settings: say which features are alike.
-        color: the optimizer's.
+        look: the optimizer's.
         log: whether the axis, and so the mean, is logarithmic.
     """
     panel, label = where
     for name, (numbers, dash) in _groups(settings).items():
+        style: dict[str, Any] = {"color": look.color, "name": f"{look.name}, {name}"}
         if len(numbers) > 1:
             for k in numbers:
                 values = curves[k].values
                 middle = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
-                style = {"color": color, "linewidth": 0.5, "alpha": 0.6}
-                sheet.line(ax, panel, f"{label}, v{k}", curves[k].steps, middle, **style)
-        whole = _together([curves[k] for k in numbers])
-        style = {"color": color, "linestyle": dash, "linewidth": 1.4}
-        sheet.band(ax, panel, f"{label}, {name}", whole, geometric=log, **style)
+                thin = {"part": f"v{k}", "linewidth": 0.5, "alpha": 0.6}
+                sheet.line(ax, panel, label, curves[k].steps, middle, **style, **thin)
+        whole, thick = _together([curves[k] for k in numbers]), {"part": name, "linestyle": dash, "linewidth": 1.4}
+        sheet.band(ax, panel, label, whole, middle="geometric mean" if log else "mean", **style, **thick)
 
 
 def _every(*experiments: Runs, names: Mapping[str, str] | None = None) -> dict[str, Look]:
@@ -106,15 +104,16 @@ def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every: M
     settings, panel = experiment.settings, f"{experiment.name}, {'log' if log else 'linear'}"
     for label, look in _mine(experiment, every):
         curves = {k: metrics.curve(experiment.name, "error", label, k) for k in settings.numbers}
-        _per_group(sheet, ax, (panel, label), curves, settings, look.color, log)
+        _per_group(sheet, ax, (panel, label), curves, settings, look, log)
         for name, (numbers, _) in _groups(settings).items():
             seen = _known(metrics, experiment, "training_error", label, numbers)
             if seen is not None:
                 there = ~np.isnan(seen.values).all(axis=0)  # not where every seed has diverged
                 middle = np.nanmean(seen.values[:, there], axis=0)
-                style = {"color": "black", "linestyle": TRAINING, "linewidth": 0.9}
-                sheet.line(ax, panel, f"{label}, {name}, training prompts", seen.steps[there], middle, **style)
-    ax.axhline(settings.error_threshold, **THRESHOLD)
+                style: dict[str, Any] = {"color": "black", "linestyle": TRAINING, "linewidth": 0.9}
+                known: dict[str, Any] = {"part": f"{name} on training prompts", "name": "training prompts"}
+                sheet.line(ax, panel, label, seen.steps[there], middle, **known, **style)
+    sheet.level(ax, panel, "threshold", settings.error_threshold, **THRESHOLD)
     ax.set(xlim=(0, settings.epochs), title=f"{_title(settings)}{', log axis' if log else ''}")
     ax.set(yscale="log") if log else ax.set(ylim=(0, None))
 
@@ -130,31 +129,27 @@ def _attention(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every
     settings, panel = experiment.settings, f"{experiment.name}, attention"
     for label, look in _mine(experiment, every):
         curves = {k: metrics.curve(experiment.name, "attention", label, (k, k)) for k in settings.numbers}
-        _per_group(sheet, ax, (panel, label), curves, settings, look.color, log=False)
+        _per_group(sheet, ax, (panel, label), curves, settings, look, log=False)
         if settings.probabilities != "balanced":
             others = [metrics.curve(experiment.name, "attention", label, (1, k)) for k in settings.numbers[1:]]
             style: dict[str, Any] = {"color": look.color, "linestyle": LEFT, "linewidth": 1.2}
-            sheet.band(ax, panel, f"{label}, v1 given the others", _together(others), **style)
-    ax.axhline(settings.attention_threshold, **THRESHOLD)
+            known: dict[str, Any] = {"part": "v1 given the others", "name": f"{look.name}, v1 given the others"}
+            sheet.band(ax, panel, label, _together(others), **known, **style)
+    sheet.level(ax, panel, "threshold", settings.attention_threshold, **THRESHOLD)
     ax.set(xlim=(0, settings.epochs), ylim=(0, 1), title=_title(settings))
 
 
 def _legend(sheet: Sheet, experiments: Sequence[Runs], *, errors: bool, scores: bool) -> None:
     """Above: colours for optimizers, dashes for features."""
-    lines = [Line2D([], [], color=look.color, label=look.name) for look in _every(*experiments).values()]
-
-    def dash(label: str, style: Any, width: float = 1.4) -> None:
-        lines.append(Line2D([], [], color="black", linestyle=style, linewidth=width, label=label))
-
-    dash("all $v_k$, or dominant $v_1$", "-")
-    dash(f"$v_2$ to $v_{{{experiments[-1].settings.feature_count}}}$", DASHED)
-    if scores:
-        dash("Attn$_1$ given others", LEFT, 1.2)
-    if errors:
-        dash("training prompts", TRAINING, 0.9)
-    sheet.figure.legend(
-        handles=lines, loc="outside upper center", ncols=5 if len(lines) == 5 and not (errors and scores) else 3
-    )
+    dashes: dict[str, Any] = {
+        "all $v_k$, or dominant $v_1$": "-",
+        f"$v_2$ to $v_{{{experiments[-1].settings.feature_count}}}$": DASHED,
+        **({"Attn$_1$ given others": LEFT} if scores else {}),
+        **({"training prompts": TRAINING} if errors else {}),
+    }
+    lines = [sheet.sample(look.name, color=look.color) for look in _every(*experiments).values()]
+    lines += [sheet.sample(name, color="black", linestyle=dash) for name, dash in dashes.items()]
+    sheet.legend(5 if len(lines) == 5 and not (errors and scores) else 3, *lines, only=True)
 
 
 # Other thresholds at which captions tell the stages.
@@ -235,7 +230,7 @@ def _score(metrics: Metrics, experiment: Runs, m: int, k: int, step: int) -> np.
 @FIGURES("fig2")
 def fig2(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Prediction error per feature: on a linear axis, and beneath it on a log axis, as ours."""
-    sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
+    sheet = Sheet(2, 2, size=(WIDE, 4.7), sharex=True)
     every = _every(balanced, imbalanced)
     for column, experiment in enumerate((balanced, imbalanced)):
         for row, log in enumerate((False, True)):
@@ -244,28 +239,28 @@ def fig2(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
         ax.set_ylabel("prediction error $L_k$")
     for ax in sheet.panels[1]:
         ax.set_xlabel("epoch (steps)")
-    letter(sheet.panels)
+    sheet.letter()
     _legend(sheet, (balanced, imbalanced), errors=True, scores=False)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
+    return sheet.drawing(_facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("fig3")
 def fig3(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Attention scores per feature."""
-    sheet = Sheet(1, 2, size=(WIDTH, 2.9), sharey=True)
+    sheet = Sheet(1, 2, size=(WIDE, 2.9), sharey=True)
     for ax, experiment in zip(sheet.panels[0], (balanced, imbalanced), strict=True):
         _attention(sheet, ax, metrics, experiment, _every(balanced, imbalanced))
         ax.set_xlabel("epoch (steps)")
     sheet.panels[0, 0].set_ylabel("attention score Attn$_k$ given $v_k$")
-    letter(sheet.panels)
+    sheet.letter()
     _legend(sheet, (balanced, imbalanced), errors=False, scores=True)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
+    return sheet.drawing(_facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_ten_features")
 def extra_ten_features(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Drawing:
     """Figures 2 (log axis) and 3 for the second setting."""
-    sheet = Sheet(2, 2, size=(WIDTH, 4.7), sharex=True)
+    sheet = Sheet(2, 2, size=(WIDE, 4.7), sharex=True)
     for column, experiment in enumerate((balanced, imbalanced)):
         every = _every(balanced, imbalanced)
         _errors(sheet, sheet.panels[0, column], metrics, experiment, every, log=True)
@@ -273,39 +268,39 @@ def extra_ten_features(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> Dr
         sheet.panels[1, column].set_xlabel("epoch (steps)")
     sheet.panels[0, 0].set_ylabel("prediction error $L_k$")
     sheet.panels[1, 0].set_ylabel("Attn$_k$ given $v_k$")
-    letter(sheet.panels)
+    sheet.letter()
     _legend(sheet, (balanced, imbalanced), errors=True, scores=True)
-    return Drawing(sheet.figure, sheet.table, _facts(metrics, balanced, imbalanced))
+    return sheet.drawing(_facts(metrics, balanced, imbalanced))
 
 
 @FIGURES("extra_trap")
 def extra_trap(metrics: Metrics, dense: Runs, axes: Runs) -> Drawing:
     """Why features along the axes stall under Adam: each entry gains a step size, but a dense A_k sums many entries."""
-    sheet = Sheet(1, 3, size=(WIDTH, 3.0))
+    sheet = Sheet(1, 3, size=(WIDE, 3.0))
     entries, logits, scores = sheet.panels[0]
     names = {"adam_large": f"Adam at {_step_size(axes, 'adam_large'):g}"} if "adam_large" in axes.optimizers else {}
     every = _every(dense, axes, names=names)
     for experiment, dash, kind in ((dense, "-", "dense"), (axes, DASHED, "axes")):
         for label, look in _mine(experiment, every):
-            name, series = experiment.name, f"{experiment.name}, {label}"
-            style: dict[str, Any] = {"color": look.color, "linestyle": dash}
+            name, told = experiment.name, f"{look.name}, {kind}"
+            style: dict[str, Any] = {"color": look.color, "linestyle": dash, "part": f"{kind} features", "name": told}
             largest = metrics.curve(name, "largest_entry", label)
             relative = Curve(largest.seeds, largest.steps, largest.values / _step_size(experiment, label))
-            sheet.band(entries, "entries", series, relative, label=f"{look.name}, {kind}", **style)
-            sheet.band(logits, "logit", series, metrics.curve(name, "target_logit", label, 1), **style)
-            sheet.band(scores, "attention", series, metrics.curve(name, "attention", label, (1, 1)), **style)
+            sheet.band(entries, "entries", label, relative, label=told, **style)
+            sheet.band(logits, "logit", label, metrics.curve(name, "target_logit", label, 1), **style)
+            sheet.band(scores, "attention", label, metrics.curve(name, "attention", label, (1, 1)), **style)
     epochs = axes.settings.epochs
     pace = {"color": "black", "linestyle": ":", "linewidth": 1, "label": "one step size an epoch"}
-    sheet.line(entries, "entries", "one step size an epoch", [0, epochs], [0, epochs], **pace)
+    sheet.line(entries, "entries", "one step size an epoch", [0, epochs], [0, epochs], role="theory", **pace)
     entries.set(ylabel=r"largest $|Q_{ij}|$ / step size", title="largest entry")
     logits.set(ylabel=r"$A_1 = v_1^\top Q\, v_1$", title="logit of $v_1$")
     scores.set(ylabel="Attn$_1$ given $v_1$", title="attention")
     for ax in sheet.panels[0]:
         ax.set(xlabel="epoch (steps)", xlim=(0, epochs), ylim=(0, None))
     scores.set_ylim(0, 1)
-    sheet.figure.legend(loc="outside upper center", ncols=3)
-    letter(sheet.panels)
-    return Drawing(sheet.figure, sheet.table, _trap_facts(metrics, dense, axes))
+    sheet.legend(3)
+    sheet.letter()
+    return sheet.drawing(_trap_facts(metrics, dense, axes))
 
 
 def _trap_facts(metrics: Metrics, dense: Runs, axes: Runs) -> dict[str, Any]:

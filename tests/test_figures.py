@@ -1,15 +1,19 @@
-"""Every figure of the default run on paper: sizes, type, texts that collide, curves that are cut off."""
+"""Every figure of the default run, as it lies on paper and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests import layout
 from workflow.lib import plotting, rooms
+from workflow.lib.contract import Drawing
+from workflow.lib.drawn import COLUMNS, Role
 from workflow.lib.plan.reading import ROOT, read_yaml
 from workflow.lib.plotting import MEDIUM, RED, Sheet
 from workflow.lib.rooms import make_plan
@@ -18,18 +22,37 @@ from workflow.lib.tables import read_metrics
 PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
 
 
-@pytest.mark.parametrize("name", PLAN.papers)
-def test_every_figure(name: str, default_run: Path) -> None:
-    paper, found = PLAN.papers[name], {}
-    tables = default_run / "results" / name / "metrics"
+@pytest.fixture(scope="module", params=PLAN.papers)
+def drawings(request: pytest.FixtureRequest, default_run: Path) -> dict[tuple[str, str], Drawing]:
+    """Every figure of a paper, by the paper's and its own name."""
+    paper, found = PLAN.papers[request.param], {}
+    tables = default_run / "results" / paper.name / "metrics"
     for figure in paper.figures.values():
         experiments = [paper.experiment(experiment) for experiment in figure.experiments]
         metrics = read_metrics({e.name: tables / f"{e.name}.parquet" for e in experiments})
         with plotting.look():
-            drawing = rooms.figures(name)[figure.drawing](metrics, *experiments)
-            plotting.finished(drawing.figure)
-            found[figure.name] = layout.faults(drawing.figure)
-    assert {figure: faults for figure, faults in found.items() if faults} == {}
+            found[paper.name, figure.name] = rooms.figures(paper.name)[figure.drawing](metrics, *experiments)
+            plotting.finished(found[paper.name, figure.name].figure)
+    return found
+
+
+def test_every_layout(drawings: dict[tuple[str, str], Drawing]) -> None:
+    with plotting.look():
+        found = {name: layout.faults(drawing.figure) for name, drawing in drawings.items()}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def test_every_table_says_whose_numbers_they_are(drawings: dict[tuple[str, str], Drawing]) -> None:
+    for (paper, name), drawing in drawings.items():
+        experiments = [PLAN.papers[paper].experiment(entry) for entry in PLAN.papers[paper].figure(name).experiments]
+        labels = {label for experiment in experiments for label in experiment.optimizers}
+        table = pd.DataFrame(dict(drawing.table))
+        assert tuple(table.columns) == COLUMNS
+        assert set(table["role"]) <= set(get_args(Role)), name
+        assert set(table.loc[table["role"].isin(["run", "comparison"]), "series"]) <= labels, name
+        named = set(table["panel"]) | set(table["series"]) | set(table["part"])
+        assert not [text for text in named if "$" in text or text != text.strip()], name  # names, not mathtext
+        assert not table.loc[table["role"] == "note", "x"].notna().any(), name  # told, not drawn
 
 
 def sound(size: tuple[float, float] = (MEDIUM, 2.5)) -> Sheet:

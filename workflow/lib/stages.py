@@ -56,7 +56,9 @@ def train(
         before = read_parameters(start, identity.of_run(experiment, entry.start_from, seeds))
     checkpoint = parameters.with_suffix(".checkpoint")
     startup.begin_training()
-    run = rooms.train(experiment)(experiment, entry, arrays, Job(device, checkpoint, before))
+    with startup.without_shapes_alone(entry.rule, device):
+        training = rooms.train(experiment)
+    run = training(experiment, entry, arrays, Job(device, checkpoint, before))
     what = identity.of_run(experiment, optimizer, seeds)
     write_parameters(parameters, run.parameters, what)
     write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace}, what)

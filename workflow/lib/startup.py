@@ -4,6 +4,7 @@ CPU seconds saved for each training job, on one core of a small machine:
 
 * torch's optimizer base class imports torch's compiler                      1.4
 * the decorator of its own rules' `step` (Adam) does so too, on the first step    1.3 (once, whichever comes first)
+* torch imports what it says of tensors without numbers, for compilers and exports        0.6
 * it wraps every `step` in a profiler record and hooks        as much as a step on a small problem
 
 How planning does without torch is in `workflow.lib.optim._reading`.
@@ -11,7 +12,11 @@ How planning does without torch is in `workflow.lib.optim._reading`.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +43,32 @@ def spared(rule: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     It is for the rules of this library and torch's own: another class may count on its hooks and decorators.
     """
     return _spared(rule) if _training else rule  # type: ignore[arg-type]  # classes are hashable
+
+
+# What torch knows of the shapes that its operations give to tensors without numbers.
+_SHAPES_ALONE = "torch._meta_registrations"
+
+
+@contextmanager
+def without_shapes_alone(rule: str, device: str) -> Iterator[None]:
+    """Let a training on the CPU import torch without its rules for tensors that have shapes and no numbers.
+
+    Not for a rule from elsewhere, which may compile or export; nothing of this library does. After it, these rules can
+    be imported as ever.
+
+    Args:
+        rule: the optimizer's.
+        device: where it trains.
+    """
+    foreign = "." in rule and not rule.startswith("torch.optim.")
+    if not _training or foreign or device != "cpu" or "torch" in sys.modules:
+        yield
+        return
+    sys.modules[_SHAPES_ALONE] = ModuleType(_SHAPES_ALONE)
+    try:
+        yield
+    finally:
+        del sys.modules[_SHAPES_ALONE]
 
 
 @cache

@@ -17,14 +17,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from workflow.lib import downloads
-from workflow.lib.downloads import Remote
 from workflow.lib.errors import UserError, shortened, unknown
 from workflow.lib.files import readable, write_text
+
+if TYPE_CHECKING:
+    from workflow.lib.downloads import Remote
 
 # How to mend an official file that cannot be read.
 REPLACE = "replace it by the official one"
@@ -96,6 +97,8 @@ def fetch(name: str, folder: Path, data_dir: Path | None = None) -> dict[str, ob
     Returns:
         The data set's manifest: its folder, licence, and the SHA-256 of each file.
     """
+    from workflow.lib import downloads  # which every stage would import otherwise, and the network's modules with it
+
     found = source(name)
     if data_dir is not None:
         folder = _provided(name, data_dir.expanduser(), folder)
@@ -111,6 +114,8 @@ def fetch(name: str, folder: Path, data_dir: Path | None = None) -> dict[str, ob
 
 def _provided(name: str, data_dir: Path, unpacked: Path) -> Path:
     """The folder with the files that a user has: as they are, or unpacked from the official archive in its place."""
+    from workflow.lib import downloads
+
     found = source(name)
     place = data_dir / found.folder
     for remote in found.remotes:

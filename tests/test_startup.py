@@ -1,0 +1,55 @@
+"""What jobs import: nothing that they do not use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, environment
+
+
+def imported(code: str, *asked: str) -> list[str]:
+    """Which of some modules a fresh Python has imported after running code."""
+    code = f"{code}\nimport sys\nprint('|'.join(m for m in {asked!r} if m in sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(ROOT), check=True)
+    return [name for name in done.stdout.strip().split("|") if name]
+
+
+def test_no_stage_begins_with_what_only_some_need() -> None:
+    heavy = ("torch", "pandas", "pyarrow", "matplotlib", "scipy", "numba", "tqdm", "http.client")
+    assert imported("import workflow.lib.cli", *heavy) == []
+
+
+def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None:
+    heavy = ("torch", "pandas", "matplotlib.pyplot")
+    for paper in ("ntp", "icl", "ib", "scb"):
+        room = f"workflow.lib.papers.{paper}"
+        code = f"import workflow.lib.tables, workflow.lib.captions, workflow.lib.judging, {room}.figures, {room}.claims"
+        assert imported(code, *heavy) == [], paper
+
+
+LEAN = """
+from workflow.lib import startup
+startup.begin_training()
+with startup.without_shapes_alone({rule!r}, {device!r}):
+    import torch
+"""
+
+
+def test_a_training_s_torch_comes_without_shapes_alone_and_takes_them_up_later() -> None:
+    code = LEAN.format(rule="torch.optim.Adam", device="cpu")
+    assert imported(code, "torch", "torch._decomp") == ["torch"]
+    later = """
+import torch._meta_registrations
+assert torch.empty(3, 4, device="meta").T.shape == (4, 3)
+assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
+"""
+    assert imported(code + later, "torch._decomp") == ["torch._decomp"]
+
+
+@pytest.mark.parametrize(("rule", "device"), [("mine.optimizers.Adam", "cpu"), ("ngd", "cuda")])
+def test_rules_from_elsewhere_and_gpus_get_all_of_torch(rule: str, device: str) -> None:
+    assert imported(LEAN.format(rule=rule, device=device), "torch._decomp") == ["torch._decomp"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from tests.test_ib_deep_training import LANGUAGE, OPTIMIZERS, StopError, experiment, run, same
+from tests.conftest import ROOT, environment
+from tests.test_ib_deep_training import OPTIMIZERS, StopError, experiment, run, same
 from workflow.lib.contract import Job
-from workflow.lib.errors import UserError
-from workflow.lib.papers.ib.deep import bert, engines, standins, texts, training
-from workflow.lib.papers.ib.deep.data import averaged, generate
+from workflow.lib.papers.ib.deep import bert, engines, standins, texts, tiny_bert, training
+from workflow.lib.papers.ib.deep.data import averaged
+from workflow.lib.papers.ib.deep.settings import Scratch
 from workflow.lib.papers.ib.deep.stacked import Attention, Parameters, cross_entropy
-from workflow.lib.papers.ib.deep.stacked_bert import StackedBert, Texts
+from workflow.lib.papers.ib.deep.stacked_bert import StackedBert, StackedMaskedBert, Texts
 from workflow.lib.papers.ib.deep.stacked_vit import StackedViT
 from workflow.lib.papers.ib.deep.vit import ViT, shifted_patches
 
@@ -72,19 +76,22 @@ def test_stacked_vits_are_vits(channels: int, size: int, depth: int) -> None:
         check_gradients(net, parameters, r)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_stacked_berts_are_those_of_transformers(layers: int) -> None:
-    sizes = {"hidden": 8, "layers": layers, "heads": 2, "mlp": 6}
-    nets = shaken(
-        lambda: bert.from_scratch(
-            vocabulary=20, max_length=12, classes=3, **sizes, initial_deviation=0.2, dropout=0.0
-        ).eval()
-    )
-    parameters = stack(nets)
-    stacked = StackedBert(parameters, heads=2, layers=layers, prefix="bert.")
+def scratch(layers: int) -> Scratch:
+    return Scratch(hidden=8, layers=layers, heads=2, mlp=6, initial_deviation=0.2)
+
+
+def some_texts() -> Texts:
     lengths = torch.randint(3, 12, (3, 7))
     ids = torch.randint(1, 20, (3, 7, 12)) * (torch.arange(12) < lengths[:, :, None])
-    segments, labels = torch.randint(0, 2, (3, 7, 12)), torch.randint(0, 3, (3, 7))
+    return Texts(ids, torch.randint(0, 2, (3, 7, 12)), lengths)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_stacked_berts_are_those_of_transformers(layers: int) -> None:
+    nets = shaken(lambda: bert.from_scratch(scratch(layers), 20, 12, classes=3, dropout=0.0).eval())
+    parameters = stack(nets)
+    stacked = StackedBert(parameters, heads=2, layers=layers, prefix="bert.")
+    (ids, segments, lengths), labels = some_texts(), torch.randint(0, 3, (3, 7))
     for _ in range(2):  # nothing may be left over from a batch before
         losses = stacked.losses(Texts(ids, segments, lengths), labels)
     logits, attention = stacked.logits(Texts(ids, segments, lengths))
@@ -96,6 +103,64 @@ def test_stacked_berts_are_those_of_transformers(layers: int) -> None:
         torch.testing.assert_close(logits[r], expected.detach(), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(attention[r], rows.detach(), rtol=1e-9, atol=1e-12)
         check_gradients(net, parameters, r)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_stacked_berts_fill_in_words_as_those_of_transformers(layers: int) -> None:
+    def net() -> BertForMaskedLM:
+        config = BertConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=6,
+            max_position_embeddings=12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        found = BertForMaskedLM(config)
+        own = tiny_bert.filling_in(scratch(layers), 20, 12)
+        missing, unknown = found.load_state_dict(own, strict=False)
+        # The decoder is the table of words, and its bias that of the head.
+        assert not unknown
+        assert set(missing) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+        return found
+
+    nets = shaken(net)
+    first = tiny_bert.filling_in(scratch(layers), 20, 12)
+    parameters = Parameters([{name: own.state_dict()[name] for name in first} for own in nets], torch.device("cpu"))
+    stacked = StackedMaskedBert(parameters, heads=2, layers=layers)
+    ids, segments, lengths = some_texts()
+    places = torch.stack([torch.randperm(63)[:10] for _ in range(3)])
+    wanted = torch.randint(0, 20, (3, 10))
+    stacked.losses(Texts(ids[..., :9], segments[..., :9], lengths.clamp(max=9)), places, wanted)
+    losses = stacked.losses(Texts(ids, segments, lengths), places, wanted)  # nothing may be left over from the first
+    for r, own in enumerate(nets):
+        seen = torch.arange(12) < lengths[r, :, None]
+        found = own.bert(ids[r], seen.long(), segments[r]).last_hidden_state.flatten(0, 1)[places[r]]
+        loss = F.cross_entropy(own.cls(found), wanted[r])
+        loss.backward()
+        torch.testing.assert_close(losses[r], loss.detach(), rtol=1e-12, atol=0)
+        check_gradients(own, parameters, r)
+
+
+def test_a_tiny_bert_begins_as_transformers_would() -> None:
+    torch.manual_seed(0)
+    sizes = Scratch(hidden=48, layers=2, heads=2, mlp=96, initial_deviation=0.05)
+    own = tiny_bert.classifier(sizes, 100, 22, classes=3)
+    config = BertConfig(
+        vocab_size=100, hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
+        max_position_embeddings=22, num_labels=3, initializer_range=0.05,
+    )  # fmt: skip
+    theirs = BertForSequenceClassification(config).state_dict()
+    assert {name: t.shape for name, t in own.items()} == {name: t.shape for name, t in theirs.items()}
+    for name, tensor in own.items():
+        expected = theirs[name]
+        if expected.std() == 0:
+            assert torch.equal(tensor, expected), name
+        else:
+            assert float(tensor.std() / expected.std()) == pytest.approx(1, abs=8 / tensor.numel() ** 0.5), name
+    assert not own["bert.embeddings.word_embeddings.weight"][0].any()
+
+
+def test_stacked_berts_train_without_transformers() -> None:
+    """It takes longer to import than a small run takes."""
+    code = "import sys, workflow.lib.papers.ib.deep.training; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=environment(ROOT), check=True)
 
 
 @pytest.mark.parametrize("itself", [True, False])
@@ -213,16 +278,6 @@ def test_every_generated_word_is_known() -> None:
     rng = np.random.default_rng(0)
     for made in (standins.premises(rng, 2000), standins.comments(rng, 2000)):
         assert not (texts.by_words(made, words, 64).ids == 1).any()
-
-
-def test_a_start_that_does_not_fit() -> None:
-    e = experiment("language", **STACKED["language"])
-    wider = experiment("language", **STACKED["language"], encoder={**LANGUAGE["encoder"], "hidden": 10})
-    arrays = generate(e, e.seed(0))
-    net = engines.first_model(wider, engines.First(e.seed(0), arrays, None))
-    start = {name: tensor.numpy()[None] for name, tensor in net.bert.bert.state_dict().items()}
-    with pytest.raises(UserError, match=r"start_from: the pre-trained net does not fit: .*shape"):
-        training.train(e, e.optimizers["sgd"], {0: arrays}, Job(start=start))
 
 
 def test_when_the_test_set_is_looked_at() -> None:

@@ -24,6 +24,7 @@ from workflow.lib.errors import UserError
 from workflow.lib.papers.ib.deep import bert, claims, figures, training
 from workflow.lib.papers.ib.deep.data import encoder_folder, generate
 from workflow.lib.papers.ib.deep.metrics import measure, trailing_mean
+from workflow.lib.papers.ib.deep.settings import Scratch
 from workflow.lib.papers.ib.deep.training import train
 from workflow.lib.papers.ib.deep.vit import ViT
 from workflow.lib.plan.model import Experiment, Paper
@@ -109,10 +110,8 @@ def test_vit_starts_as_specified() -> None:
 
 def small_bert() -> bert.Classifier:
     torch.manual_seed(0)
-    sizes = {"hidden": 8, "layers": 2, "heads": 2, "mlp": 8}
-    return bert.from_scratch(
-        vocabulary=20, max_length=16, classes=3, **sizes, initial_deviation=0.2, dropout=0.0
-    ).eval()  # fmt: skip
+    sizes = Scratch(hidden=8, layers=2, heads=2, mlp=8, initial_deviation=0.2)
+    return bert.from_scratch(sizes, vocabulary=20, max_length=16, classes=3, dropout=0.0).eval()
 
 
 def test_bert_does_not_see_the_padding() -> None:

@@ -18,6 +18,8 @@ from transformers.utils import logging
 
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep import tiny_bert
+from workflow.lib.papers.ib.deep.settings import Scratch
 
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -56,30 +58,28 @@ class Classifier(nn.Module):
 
 
 def from_scratch(
-    *,
+    sizes: Scratch,
     vocabulary: int,
     max_length: int,
     classes: int,
-    hidden: int,
-    layers: int,
-    heads: int,
-    mlp: int,
-    initial_deviation: float,
     dropout: float | None,
+    start: Arrays | None = None,
 ) -> Classifier:
-    """A small BERT with fresh weights."""
+    """A small BERT with the weights of `tiny_bert.classifier`."""
+    weights = tiny_bert.classifier(sizes, vocabulary, max_length, classes, start)
     config = BertConfig(  # type: ignore[call-arg]
         vocab_size=vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
+        hidden_size=sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=sizes.mlp,
         max_position_embeddings=max_length,
         num_labels=classes,
-        initializer_range=initial_deviation,
         **_dropouts(dropout),
     )
-    return Classifier(BertForSequenceClassification(config))
+    model = BertForSequenceClassification(config)
+    model.load_state_dict(weights)
+    return Classifier(model)
 
 
 def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
@@ -118,27 +118,6 @@ def pretrained(folder: Path, classes: int, dropout: float | None) -> Classifier:
                 f"weights of a BERT with {config.num_hidden_layers} layers, as config.json says"
             )
     return Classifier(bert)
-
-
-def start_from(model: Classifier, encoder: Arrays) -> None:
-    """Give a classifier the encoder of a pre-trained net; its pooler and its head keep their first weights.
-
-    Args:
-        model: a BERT of the same sizes.
-        encoder: arrays by the names of `transformers.BertModel`, of one run.
-
-    Raises:
-        UserError: a tensor is missing, or has another shape.
-    """
-    own = {name: tensor for name, tensor in model.bert.bert.state_dict().items() if not name.startswith("pooler.")}
-    for name, tensor in own.items():
-        if name not in encoder or tuple(encoder[name].shape) != tuple(tensor.shape):
-            found = tuple(encoder[name].shape) if name in encoder else "nothing"
-            raise UserError(
-                f"start_from: the pre-trained net does not fit: {name} has the shape {found}, expected "
-                f"{tuple(tensor.shape)}. Both experiments need the same encoder, max_length and texts."
-            )
-        tensor.copy_(torch.from_numpy(encoder[name]))
 
 
 def _dropouts(dropout: float | None) -> dict[str, Any]:

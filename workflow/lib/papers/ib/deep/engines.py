@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
 
 from workflow.lib.files import Arrays
-from workflow.lib.papers.ib.deep import models
+from workflow.lib.papers.ib.deep import models, tiny_bert
 from workflow.lib.papers.ib.deep.settings import Vision
 from workflow.lib.papers.ib.deep.stacked import Parameters
 from workflow.lib.papers.ib.deep.stacked_bert import StackedBert, Texts
@@ -102,8 +102,12 @@ def build(experiment: Experiment, runs: Sequence[First], device: torch.device) -
 
 def first_model(experiment: Experiment, run: First) -> nn.Module:
     """The model of a run with its first weights; torch's global generator goes on to draw its dropout."""
-    torch.manual_seed(int(run.seed.sequence("weights and dropout").generate_state(1)[0]))
+    _seed(run)
     return models.build(experiment, run.data, run.start)
+
+
+def _seed(run: First) -> None:
+    torch.manual_seed(int(run.seed.sequence("weights and dropout").generate_state(1)[0]))
 
 
 class Stack(Engine):
@@ -112,13 +116,18 @@ class Stack(Engine):
     stacked = True
 
     def __init__(self, experiment: Experiment, runs: Sequence[First], device: torch.device) -> None:
-        self.parameters = Parameters([first_model(experiment, run).state_dict() for run in runs], device)
+        self.parameters = Parameters([self._first(experiment, run) for run in runs], device)
         self.leaves = [self.parameters.flat]
         self.labels = {
             part: torch.stack([torch.from_numpy(run.data[f"{part}_labels"]) for run in runs]).long().to(device)
             for part in ("train", "test")
         }
         self.examples = {part: labels.shape[1] for part, labels in self.labels.items()}
+
+    @staticmethod
+    def _first(experiment: Experiment, run: First) -> dict[str, Tensor]:
+        """The first weights of a run, those of `first_model`."""
+        return first_model(experiment, run).state_dict()
 
     def separate(self) -> None:
         """Let the optimizer see one leaf for each tensor."""
@@ -186,6 +195,15 @@ class StackOfBerts(Stack):
             for part in ("train", "test")
         }
         self.run = torch.arange(len(runs), device=device).unsqueeze(1)
+
+    @staticmethod
+    def _first(experiment: Experiment, run: First) -> dict[str, Tensor]:
+        """As `first_model` would have them, without the model."""
+        _seed(run)
+        settings = experiment.settings
+        sizes = (settings.encoder, int(run.data["vocabulary"]), settings.max_length, settings.classes)
+        weights = tiny_bert.classifier(*sizes, run.start)
+        return {f"bert.{name}": tensor for name, tensor in weights.items()}
 
     def losses(self, index: Tensor) -> Tensor:  # noqa: D102
         texts = Texts(*(array[self.run, index] for array in self.texts["train"]))

@@ -38,20 +38,9 @@ def build(experiment: Experiment[Vision | Language], arrays: Arrays, start: Arra
     from workflow.lib.papers.ib.deep import bert  # transformers takes three seconds to import
 
     if isinstance(settings.encoder, Scratch):
-        model = bert.from_scratch(
-            vocabulary=int(arrays["vocabulary"]),
-            max_length=settings.max_length,
-            classes=settings.classes,
-            hidden=settings.encoder.hidden,
-            layers=settings.encoder.layers,
-            heads=settings.encoder.heads,
-            mlp=settings.encoder.mlp,
-            initial_deviation=settings.encoder.initial_deviation,
-            dropout=settings.dropout,
-        )
-        if start is not None:
-            bert.start_from(model, start)
-        return model
+        vocabulary = int(arrays["vocabulary"])
+        sizes = (settings.encoder, vocabulary, settings.max_length, settings.classes)
+        return bert.from_scratch(*sizes, settings.dropout, start)
     return bert.pretrained(encoder_folder(experiment, settings.encoder), settings.classes, settings.dropout)
 
 

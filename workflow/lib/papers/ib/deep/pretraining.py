@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  (the name everybody knows)
 from tqdm import tqdm
-from transformers import BertConfig, BertForMaskedLM
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep import tiny_bert
 from workflow.lib.papers.ib.deep.checkpoint import Checkpoint
 from workflow.lib.papers.ib.deep.data import unlabelled
 from workflow.lib.papers.ib.deep.settings import Language, Masked, Scratch
+from workflow.lib.papers.ib.deep.stacked import Parameters
+from workflow.lib.papers.ib.deep.stacked_bert import StackedMaskedBert, Texts
 from workflow.lib.papers.ib.deep.texts import MASK, SPECIAL
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
@@ -70,20 +71,11 @@ class Pretraining:
         self.vocabulary = int(arrays["vocabulary"])
         self.texts = [torch.from_numpy(arrays[name]).long().to(device) for name in ("ids", "segments", "lengths")]
         torch.manual_seed(int(self.seed.sequence("weights before masked words").generate_state(1)[0]))
-        self.model = BertForMaskedLM(
-            BertConfig(  # type: ignore[call-arg]
-                vocab_size=self.vocabulary,
-                hidden_size=sizes.hidden,
-                num_hidden_layers=sizes.layers,
-                num_attention_heads=sizes.heads,
-                intermediate_size=sizes.mlp,
-                max_position_embeddings=settings.max_length,
-                initializer_range=sizes.initial_deviation,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            )
-        ).to(device)  # type: ignore[arg-type]
-        self.optimizer = optimizer.build(self.model.parameters())
+        first = tiny_bert.filling_in(sizes, self.vocabulary, settings.max_length)
+        self.parameters = Parameters([first], device)
+        self.net = StackedMaskedBert(self.parameters, sizes.heads, sizes.layers)
+        apart = settings.route(optimizer) == "plain"
+        self.optimizer = optimizer.build(self.parameters.separate() if apart else [self.parameters.flat], stacked=True)
         self.rate, self.warm_up = optimizer.hyperparameters["lr"], options.warm_up
         self.steps, self.batch_size, self.masked = options.steps, settings.batch_size, options.masked
         self.losses: list[float] = []
@@ -105,41 +97,40 @@ class Pretraining:
 
     def encoder(self) -> Arrays:
         """The encoder's weights."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self.model.bert.state_dict().items()}
+        named = self.parameters.weights.items()
+        return {n.removeprefix("bert."): w[0].cpu().numpy().copy() for n, w in named if n.startswith("bert.")}
 
+    @torch.no_grad()
     def _step(self, number: int) -> float:
-        ids, segments, seen, hidden, wanted = self._batch(self.seed.generator(f"masked words of step {number}"))
+        batch = self._batch(self.seed.generator(f"masked words of step {number}"))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * min((number + 1) / self.warm_up, 1 - number / self.steps)
 
         def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            found = self.model.bert(ids, seen, segments).last_hidden_state[hidden]
-            loss = F.cross_entropy(self.model.cls(found), wanted)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+            return self.net.losses(*batch)
 
         return float(self.optimizer.step(closure))  # type: ignore[arg-type]
 
-    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Masked ids, segments, what is no padding, what is to be found, each (B, T), and the words wanted there."""
+    def _batch(self, rng: np.random.Generator) -> tuple[Texts, Tensor, Tensor]:
+        """Texts with masked words, which of their tokens are to be found, and the words there."""
         index = torch.from_numpy(rng.integers(0, len(self.texts[0]), self.batch_size))
         ids, segments, lengths = (array[index] for array in self.texts)
         longest = int(lengths.max())
         ids, segments = ids[:, :longest], segments[:, :longest]
-        seen = torch.arange(longest, device=ids.device) < lengths[:, None]
         draws = torch.from_numpy(rng.random((2, *ids.shape))).to(ids.device)
         hidden = (draws[0] < self.masked) & (ids >= len(SPECIAL))
         others = torch.from_numpy(rng.integers(len(SPECIAL), self.vocabulary, ids.shape)).to(ids.device)
         shown = torch.where(draws[1] < 0.8, torch.full_like(ids, MASK), torch.where(draws[1] < 0.9, others, ids))
-        return torch.where(hidden, shown, ids), segments, seen.long(), hidden, ids[hidden]
+        texts = Texts(*(x.unsqueeze(0) for x in (torch.where(hidden, shown, ids), segments, lengths)))
+        places = hidden.flatten().nonzero().squeeze(1)
+        return texts, places.unsqueeze(0), ids.flatten()[places].unsqueeze(0)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses}
+        return {"weights": self.parameters.flat, "optimizer": self.optimizer.state_dict(), "losses": self.losses}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
-        self.model.load_state_dict(state["model"])
+        self.parameters.flat.copy_(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.losses = list(state["losses"])

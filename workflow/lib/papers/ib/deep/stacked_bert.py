@@ -1,7 +1,7 @@
-"""The BERT classifier of `transformers`, for several runs at once and with its gradients written out.
+"""The BERTs of `transformers` that classify or fill in words, several runs at once and with gradients written out.
 
-Names and shapes of the weights are those of `transformers.BertForSequenceClassification`, which the tests hold it
-against. Letters as in `stacked`, but rows are sorted by example: its texts have too many tokens for `Attention`.
+Names and shapes of the weights are those of `transformers`, which the tests hold them against. Letters as in `stacked`,
+but rows are sorted by example: its texts have too many tokens for `Attention`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Texts(NamedTuple):
 
 
 class StackedBert:
-    """R BERT classifiers without dropout.
+    """R BERT classifiers without dropout; their last layer computes [CLS] only, since nobody reads the other tokens.
 
     Args:
         parameters: the weights, with the names of `transformers.BertForSequenceClassification`.
@@ -37,39 +37,86 @@ class StackedBert:
     """
 
     def __init__(self, parameters: Parameters, heads: int, layers: int, prefix: str = "") -> None:
-        place = f"{prefix}bert.embeddings"
-        kinds = ("word", "position", "token_type")
-        names = {kind: f"{place}.{kind}_embeddings.weight" for kind in kinds}
-        self.tables = {kind: parameters.weights[name] for kind, name in names.items()}
-        self.table_gradients = {kind: parameters.gradients[name] for kind, name in names.items()}
-        self.norm = Norm(parameters, f"{place}.LayerNorm", EPSILON)
-        self.layers = [
-            _Layer(parameters, f"{prefix}bert.encoder.layer.{n}", heads, last=n == layers - 1) for n in range(layers)
-        ]
+        self.encoder = _Encoder(parameters, f"{prefix}bert", heads, layers, only_first=True)
         self.pooler = Linear(parameters, f"{prefix}bert.pooler.dense")
         self.head = Linear(parameters, f"{prefix}classifier")
 
     def losses(self, texts: Texts, labels: Tensor) -> Tensor:
         """The losses of a batch (R,), labels (R, B); their gradients are written to the parameters."""
-        start, kept, final, pooled = self._forward(texts)
+        final, kept = self.encoder.forward(texts)
+        pooled = self.pooler.forward(final).tanh_()
         losses, gradient = cross_entropy(self.head.forward(pooled), labels)
         self.head.backward(pooled, gradient)
         gradient = torch.bmm(gradient, self.head.weight) * (1 - pooled.square())
         self.pooler.backward(final, gradient)
-        gradient = torch.bmm(gradient, self.pooler.weight)
-        for layer, own in zip(reversed(self.layers), reversed(kept), strict=True):
-            gradient = layer.backward(gradient, own)
-        self._embed_backward(texts, self.norm.backward(start, gradient))
+        self.encoder.backward(texts, torch.bmm(gradient, self.pooler.weight), kept)
         return losses
 
     def logits(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """Logits (R, B, classes) and the attention of [CLS] (R, layers, B, H, T)."""
-        _, kept, _, pooled = self._forward(texts)
+        final, (_, kept) = self.encoder.forward(texts)
         runs, batch = texts.lengths.shape
         rows = [own.shares[:, :, 0].reshape(runs, batch, own.shares.shape[1], -1) for own in kept]
-        return self.head.forward(pooled), torch.stack(rows, dim=1)
+        return self.head.forward(self.pooler.forward(final).tanh_()), torch.stack(rows, dim=1)
 
-    def _forward(self, texts: Texts) -> tuple[Normalised, list[_Kept], Tensor, Tensor]:
+
+class StackedMaskedBert:
+    """R BERTs that fill in masked words, without dropout.
+
+    Args:
+        parameters: the weights, with the names of `transformers.BertForMaskedLM`, whose last map is the table of words.
+        heads: number of heads H.
+        layers: number of layers.
+    """
+
+    def __init__(self, parameters: Parameters, heads: int, layers: int) -> None:
+        self.encoder = _Encoder(parameters, "bert", heads, layers, only_first=False)
+        self.dense = Linear(parameters, "cls.predictions.transform.dense")
+        self.norm = Norm(parameters, "cls.predictions.transform.LayerNorm", EPSILON)
+        both = (parameters.weights, parameters.gradients)
+        self.bias, self.bias_gradient = (named["cls.predictions.bias"].unsqueeze(1) for named in both)
+
+    def losses(self, texts: Texts, places: Tensor, wanted: Tensor) -> Tensor:
+        """The mean losses of what is to be found (R,); their gradients are written to the parameters.
+
+        Args:
+            texts: with what is shown.
+            places: which of a batch's B T tokens are to be found, each once, shape (R, M).
+            wanted: the words there, shape (R, M).
+        """
+        words, word_gradients = self.encoder.tables["word"], self.encoder.table_gradients["word"]
+        x, kept = self.encoder.forward(texts)
+        index = places.unsqueeze(2).expand(-1, -1, x.shape[2])
+        rows = x.gather(1, index)
+        hidden = self.dense.forward(rows)
+        y, normed = self.norm.forward(F.gelu(hidden))
+        losses, gradient = cross_entropy(torch.baddbmm(self.bias, y, words.transpose(1, 2)), wanted)
+        torch.sum(gradient, 1, keepdim=True, out=self.bias_gradient)
+        inwards = self.norm.backward(normed, torch.bmm(gradient, words))
+        inwards = torch.ops.aten.gelu_backward(inwards, hidden)
+        self.dense.backward(rows, inwards)
+        of_x = torch.zeros_like(x).scatter_(1, index, torch.bmm(inwards, self.dense.weight))
+        self.encoder.backward(texts, of_x, kept)
+        word_gradients.baddbmm_(gradient.transpose(1, 2), y)
+        return losses
+
+
+class _Encoder:
+    """Embeddings and layers; `only_first` says that of the last layer nobody reads more than [CLS]."""
+
+    def __init__(self, parameters: Parameters, place: str, heads: int, layers: int, only_first: bool) -> None:
+        kinds = ("word", "position", "token_type")
+        names = {kind: f"{place}.embeddings.{kind}_embeddings.weight" for kind in kinds}
+        self.tables = {kind: parameters.weights[name] for kind, name in names.items()}
+        self.table_gradients = {kind: parameters.gradients[name] for kind, name in names.items()}
+        self.norm = Norm(parameters, f"{place}.embeddings.LayerNorm", EPSILON)
+        self.layers = [
+            _Layer(parameters, f"{place}.encoder.layer.{n}", heads, last=only_first and n == layers - 1)
+            for n in range(layers)
+        ]
+
+    def forward(self, texts: Texts) -> tuple[Tensor, tuple[Normalised, list[_Kept]]]:
+        """What the last layer gives (R, B Q, D), Q = 1 or T, and what the way back needs."""
         runs, batch, tokens = texts.ids.shape
         rows = [
             words[ids] + kinds[segments]
@@ -85,16 +132,22 @@ class StackedBert:
         for layer in self.layers:
             x, own = layer.forward(x, mask)
             kept.append(own)
-        return start, kept, x, self.pooler.forward(x).tanh_()
+        return x, (start, kept)
 
-    def _embed_backward(self, texts: Texts, gradient: Tensor) -> None:
+    def backward(self, texts: Texts, gradient: Tensor, kept: tuple[Normalised, list[_Kept]]) -> None:
+        """Write the gradients of all weights, from that of what `forward` gave."""
+        for layer, own in zip(reversed(self.layers), reversed(kept[1]), strict=True):
+            gradient = layer.backward(gradient, own)
+        gradient = self.norm.backward(kept[0], gradient)
         runs, batch, tokens = texts.ids.shape
         by_token = gradient.view(runs, batch, tokens, -1)
-        torch.sum(by_token, 1, out=self.table_gradients["position"][:, :tokens])
+        places = self.table_gradients["position"]
+        torch.sum(by_token, 1, out=places[:, :tokens])
+        places[:, tokens:] = 0
         for kind, index in (("word", texts.ids), ("token_type", texts.segments)):
             table = self.table_gradients[kind].zero_()
-            for own, places, values in zip(table, index, gradient, strict=True):
-                own.index_add_(0, places.flatten(), values)
+            for own_table, at, values in zip(table, index, gradient, strict=True):
+                own_table.index_add_(0, at.flatten(), values)
         self.table_gradients["word"][:, 0] = 0  # padding
 
 
@@ -116,7 +169,7 @@ class _Kept(NamedTuple):
 
 
 class _Layer:
-    """Attention and perceptron; the last layer computes [CLS] only, since nobody reads the other tokens."""
+    """Attention and perceptron; if `last`, of [CLS] only."""
 
     def __init__(self, parameters: Parameters, place: str, heads: int, last: bool) -> None:
         self.heads, self.last = heads, last
@@ -130,7 +183,7 @@ class _Layer:
         self.narrow_norm = Norm(parameters, f"{place}.output.LayerNorm", EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, _Kept]:
-        """(R, B T, D) -> (R, B Q, D) with Q = T or, in the last layer, 1; mask (R, B, T) is added to the scores."""
+        """(R, B T, D) -> (R, B Q, D) with Q = T or, in a last layer, 1; mask (R, B, T) is added to the scores."""
         runs, batch, tokens = mask.shape
         first = x.view(runs, batch, tokens, -1)[:, :, 0] if self.last else x
         query, key, value = (

@@ -19,7 +19,7 @@ from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
 from workflow.lib.optim._norms import joint_norm
-from workflow.lib.papers.ib.deep import engines
+from workflow.lib.papers.ib.deep import engines, pretraining
 from workflow.lib.papers.ib.deep.checkpoint import Checkpoint, signature
 from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision, pretrains
 from workflow.lib.plan.model import Experiment
@@ -56,8 +56,6 @@ def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data:
     told = signature(experiment, optimizer, data, job, device.type) if job.checkpoint else ""
     checkpoint = Checkpoint(job.checkpoint, told)
     if pretrains(optimizer):
-        from workflow.lib.papers.ib.deep import pretraining  # transformers takes three seconds to import
-
         return pretraining.train(experiment, optimizer, tuple(data), device, checkpoint)  # type: ignore[arg-type]
     starts = _starts(job.start, data)
     numbers = list(data)

@@ -25,7 +25,7 @@ from workflow.lib.papers.ib.deep.vit import shifted_patches
 from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 100  # few enough for the caches
 
 
 class First(NamedTuple):

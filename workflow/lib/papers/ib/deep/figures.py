@@ -23,11 +23,10 @@ from workflow.lib.runs import Curve, Metrics
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Vision] | Experiment[Language]
 
-VARIANTS = ("sngd", "sngd_momentum", "sngd_per_tensor", "sngd_per_tensor_momentum", "sps", "sps_cap")
+VARIANTS = ("sngd", "sngd_momentum", "sngd_per_tensor", "sps", "sps_cap")
 NAMES = {
     "sngd_momentum": "SNGD, momentum 0.9",
     "sngd_per_tensor": "SNGD, norm per tensor",
-    "sngd_per_tensor_momentum": "SNGD, both",
     "sps_cap": "SPS, cap 1",
 }
 SMALL = 7.0  # points

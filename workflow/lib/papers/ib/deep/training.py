@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from workflow.lib import devices
+from workflow.lib import devices, startup
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
@@ -53,6 +53,7 @@ def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data:
     """
     settings = experiment.settings
     device = devices.choose(job.device)
+    startup.keep_memory()
     told = signature(experiment, optimizer, data, job, device.type) if job.checkpoint else ""
     checkpoint = Checkpoint(job.checkpoint, told)
     if pretrains(optimizer):

@@ -1,12 +1,19 @@
-"""`python -m workflow.lib <stage>`."""
+"""`python -m workflow.lib <stage>`; a stage of the workflow ends with a line that says what it cost."""
 
 import gc
+import sys
 
 # Most of what a stage makes, modules above all, lives to its end: looking for cycles after every 700 new objects costs
 # a drawing an eighth of its time.
 gc.set_threshold(50_000, 10, 10)
 
+from workflow.lib import costs  # noqa: E402
 from workflow.lib.cli import main  # noqa: E402
 
+JOBS = ("fetch", "generate", "train", "measure", "draw", "judge", "gather", "page")
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    if status == 0 and sys.argv[1] in JOBS:
+        print(costs.so_far(sys.argv[1]), file=sys.stderr)
+    raise SystemExit(status)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow.lib import identity, rooms, startup
+from workflow.lib import costs, identity, rooms, startup
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
@@ -18,6 +18,7 @@ from workflow.lib.plan.model import Experiment, Paper, block_seeds
 def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
     """Make the data of a block of seeds."""
     make = rooms.generate(experiment)
+    costs.work_begins()
     arrays = {number: make(experiment, experiment.seed(number)) for number in seeds}
     write_arrays(data, arrays, identity.of_data(experiment, seeds))
 
@@ -58,6 +59,7 @@ def train(
     startup.begin_training()
     with startup.without_shapes_alone(entry.rule, device):
         training = rooms.train(experiment)
+    costs.work_begins()
     run = training(experiment, entry, arrays, Job(device, checkpoint, before))
     what = identity.of_run(experiment, optimizer, seeds)
     write_parameters(parameters, run.parameters, what)
@@ -77,6 +79,8 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
     """
     from workflow.lib.tables import read_traces, write_traces
 
+    measuring = rooms.measure(experiment)
+    costs.work_begins()
     seeds = [block_seeds(block) for block in blocks]
     if len(data) != len(blocks):
         raise UserError(f"--data: expected one file for each of the blocks {', '.join(blocks)}; found {len(data)}")
@@ -92,7 +96,7 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
             read_parameters(stem.with_suffix(".safetensors"), what) for stem, what in zip(stems, asked, strict=True)
         ]
         runs[label] = Run(trace, _joined(parts))
-    measured = rooms.measure(experiment)(experiment, joined, runs)
+    measured = measuring(experiment, joined, runs)
     what = identity.of_metrics(experiment, sorted(joined))
     write_traces(metrics, experiment.paper, experiment.name, measured, what)
 
@@ -113,10 +117,12 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
 
     entry = paper.figure(figure)
     experiments = [paper.experiment(name) for name in entry.experiments]
+    drawn = rooms.figures(paper.name)[entry.drawing]
+    costs.work_begins()
     with plotting.look():
         try:
             loaded = read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments})
-            drawing = rooms.figures(paper.name)[entry.drawing](loaded, *experiments)
+            drawing = drawn(loaded, *experiments)
         except NotRecordedError as error:
             raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
         description = plotting.finished(drawing.figure)
@@ -137,8 +143,9 @@ def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
     from workflow.lib import judging
     from workflow.lib.tables import read_metrics
 
-    loaded = read_metrics(metrics, {name: identity.of_metrics(paper.experiment(name)) for name in metrics})
     known = rooms.claims(paper.name)
+    costs.work_begins()
+    loaded = read_metrics(metrics, {name: identity.of_metrics(paper.experiment(name)) for name in metrics})
     judging.write_csv(
         table, [judging.judged(paper, claim, known[claim.name], loaded) for claim in paper.claims.values()]
     )

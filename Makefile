@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Shell rules call `python`: the environment's comes first on PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: figures test bench report lint clean
+.PHONY: figures test bench report lint lock clean
 
 figures: .venv/ready
 	snakemake --cores $(CORES)
@@ -29,15 +29,31 @@ lint: .venv/ready
 	snakefmt --check workflow
 	snakemake --lint
 
-# uv is used where it is installed; it reads no pip settings, so a folder of wheels is handed on to it.
-.venv/ready: pyproject.toml
+# Versions are those of requirements.lock. torch is a build for the CPU where there is no NVIDIA driver; with one, it is
+# PyPI's. TORCH=cpu, cu126 (V100) or another name of https://download.pytorch.org/whl chooses, and a site that has a
+# folder of wheels (find-links) decides itself. uv is used where it is installed; it reads no pip settings.
+HAS_WHEELS = $(UV_FIND_LINKS)$(shell $(PYTHON) -m pip config list 2> /dev/null | grep find-links)
+TORCH ?= $(if $(shell command -v nvidia-smi)$(HAS_WHEELS),,cpu)
+INDEX = https://download.pytorch.org/whl/$(TORCH)
+
+.venv/ready: pyproject.toml requirements.lock
 	@if command -v uv > /dev/null; then \
 	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" && export UV_FIND_LINKS && \
-	  uv venv --allow-existing --python $(PYTHON) .venv && uv pip install --python $(BIN)/python -e '.[test]'; \
+	  uv venv --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) -c requirements.lock -e '.[test]'; \
 	else \
-	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -e '.[test]'; \
+	  $(PYTHON) -m venv .venv && \
+	  $(if $(TORCH),$(BIN)/python -m pip install --quiet -c requirements.lock --extra-index-url $(INDEX) torch &&) \
+	  $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[test]'; \
 	fi
 	@touch $@
+
+# Locks what pyproject.toml asks for anew, and keeps the versions of all else; UPGRADE=--upgrade takes the newest of
+# everything. The CUDA packages stay out: torch brings those of its build.
+lock:
+	uv pip compile --quiet --universal --no-annotate --no-header --all-extras $(UPGRADE) -o requirements.lock pyproject.toml
+	(echo '# What was tested together, made by make lock from pyproject.toml.'; \
+	  grep -vE '^(#|cuda|nvidia|triton)' requirements.lock) > requirements.lock~ && mv requirements.lock~ requirements.lock
 
 clean:
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -r {} +

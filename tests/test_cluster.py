@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,9 @@ from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, dry_run, experiments, slu
 from tests.conftest import ROOT, SNAKEFILE, environment, job_counts
 from workflow.lib import cluster
 from workflow.lib.errors import UserError
-from workflow.lib.plan.reading import read_yaml
 
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 TABLE = PROFILE / "partitions.yaml"
-
-
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_environments_have_the_versions_of_pyproject(name: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {package for package in project["dependencies"] if not package.startswith("snakemake==")}
-    python, _, packages = read_yaml(ROOT / "envs" / f"{name}.yaml")["dependencies"]
-    assert {package for package in packages["pip"] if not package.startswith("--")} == needed
-    assert project["requires-python"] == python.replace("python=", ">=")
 
 
 def test_every_rule_with_a_command_has_an_environment() -> None:

@@ -80,18 +80,23 @@ def committed(folder: Path) -> Path:
     return project
 
 
+def served(project: Path, folder: Path) -> dict[str, str]:
+    """Variables with which a repository is what GitHub has for owner/figures."""
+    return {
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{project}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/owner/figures",
+    }
+
+
 @pytest.mark.parametrize("where", ["git+file://{project}/workflow/Snakefile@v1", "github"])
 def test_a_module_in_a_git_repository(tmp_path: Path, where: str) -> None:
     project = committed(tmp_path)
     source = f'"{where.format(project=project)}"'
     if where == "github":
         source = 'github("owner/figures", path="workflow/Snakefile", tag="v1")'
-    environ = {
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.file://{project}.insteadOf",
-        "GIT_CONFIG_VALUE_0": "https://github.com/owner/figures",
-    }
+    environ = served(project, tmp_path)
     caller = f"module figures:\n    snakefile: {source}\n\nuse rule * from figures\n"
     (tmp_path / "caller").mkdir()
     done = call(tmp_path / "caller", caller, DATA, **environ)

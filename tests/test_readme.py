@@ -53,6 +53,16 @@ def test_the_matrix_of_the_docs_is_what_the_command_prints() -> None:
     assert stage("matrix").stdout.strip() in (ROOT / "docs" / "optimizers.md").read_text()
 
 
+def test_the_keys_of_the_configuration_are_the_models() -> None:
+    readme = (ROOT / "config" / "README.md").read_text()
+    assert readme.endswith(stage("keys").stdout), "python -m workflow.lib keys prints the tables"
+    example = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    assert example is not None
+    plan = make_plan(yaml.safe_load(example[1]))
+    assert plan.paper("ntp").experiment("wide").settings.sentences == 40  # type: ignore[attr-defined]
+    assert plan.paper("ntp").experiment("two_stage").optimizer("adam").given["lr"].source == "user"
+
+
 def test_the_table_of_figures_is_that_of_a_run(default_run: Path) -> None:
     """`python -m tests.readme_table results` makes it again."""
     assert table(default_run / "results") in README

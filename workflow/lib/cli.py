@@ -17,9 +17,9 @@ from typing import Any
 from workflow.lib import datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
-from workflow.lib.plan import jobs, matrix, schema
+from workflow.lib.plan import jobs, keys, matrix, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
-from workflow.lib.plan.reading import ROOT, shipped
+from workflow.lib.plan.reading import ROOT, read_yaml, shipped
 
 # What `draw` writes.
 _DRAWN = ("pdf", "png", "csv", "caption", "description")
@@ -123,6 +123,11 @@ def _schemas(options: argparse.Namespace) -> None:
 
 def _matrix(options: argparse.Namespace) -> None:
     print(matrix.markdown(rooms.load_paper(paper) for paper in options.papers), end="")
+
+
+def _keys(options: argparse.Namespace) -> None:
+    papers = [(rooms.room(name), rooms.load_paper(name)) for name in rooms.papers()]
+    print(keys.markdown(read_yaml(ROOT / "config" / "config.yaml"), papers), end="")
 
 
 def _paper(options: argparse.Namespace) -> Paper:
@@ -231,6 +236,8 @@ def _parser() -> argparse.ArgumentParser:
 
     schemas = stage("schemas", _schemas, "write the JSON schemas that editors check the YAML files with")
     schemas.add_argument("--folder", type=Path, default=ROOT / "workflow" / "schemas", help="where to write them")
+
+    stage("keys", _keys, "print what a configuration may say, as markdown")
 
     routes = stage("matrix", _matrix, "print how every optimizer runs on every kind of experiment, as markdown")
     routes.add_argument("--papers", nargs="+", choices=rooms.papers(), default=rooms.papers(), help="default: all")

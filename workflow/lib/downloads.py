@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from workflow.lib.errors import UserError
 
 TIMEOUT = 30.0
@@ -166,6 +164,8 @@ def _mend(part: Path) -> str:
 
 def _continue(remote: Remote, part: Path, timeout: float) -> None:
     """Read from where `part` ends to the end of the file."""
+    from tqdm import tqdm  # not at the top: planning imports the data sets
+
     start = part.stat().st_size if part.exists() else 0
     if remote.size is not None and start == remote.size:
         return

@@ -52,6 +52,12 @@ def project_folder(rules):
 
 def load_library(root):
     """Import this project's package `workflow`, and no other of that name."""
+    missing = [name for name in ("numpy", "pydantic", "yaml") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"error: {sys.executable}: planning needs {', '.join(missing)} beside snakemake. Install them there (the jobs' "
+            f"other packages come with --sdm conda), or the whole project: pip install --editable {root}"
+        )
     loaded = sys.modules.get("workflow")
     if loaded is None:
         spec = importlib.util.spec_from_file_location("workflow", f"{root}/workflow/__init__.py")
@@ -67,12 +73,13 @@ def load_library(root):
 
 
 def python(wildcards, threads):
-    """How a job starts Python: with this project's library, whatever is installed or lies in the working folder.
+    """How a job starts Python: snakemake's own, or that of its conda environment or container, with this library.
 
     Like all functions here that ask for `threads`: Snakemake takes such a parameter for no reason to run again, so that
     a project can be moved.
     """
-    return f"PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} python"
+    command = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
+    return f"PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
 
 
 ROOT = str(project_folder(workflow.current_basedir))

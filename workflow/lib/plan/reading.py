@@ -28,6 +28,25 @@ def shipped(paper: str) -> dict[str, Any]:
     }
 
 
+def refuse_copies(folder: Path) -> None:
+    """Tell of copies of the papers' YAML, such as a deployment lays into `config/`: an edit there would change nothing.
+
+    Args:
+        folder: the one that the run is started in.
+
+    Raises:
+        UserError: one of them says something else than what is shipped, and read.
+    """
+    for kind in ("papers", "claims"):
+        for ours in sorted((ROOT / "config" / kind).glob("*.yaml")):
+            theirs = folder / "config" / kind / ours.name
+            if theirs.is_file() and theirs.resolve() != ours and theirs.read_bytes() != ours.read_bytes():
+                raise UserError(
+                    f"{theirs}: is not read, and differs from {ours}, which is. Delete the copy, and lay what you want "
+                    f"to change over it under the key {ours.stem} of your configuration (config/README.md shows how)."
+                )
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping, with the file and line named when it is not one."""
     if Path(path).exists() and not Path(path).is_file():

@@ -15,8 +15,12 @@ import pytest
 
 from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
 from workflow.lib import rooms
+from workflow.lib.plan.model import Paper
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
+from workflow.lib.runs import Metrics
+from workflow.lib.sweep import reached
+from workflow.lib.tables import read_traces
 
 QUICK = ("--configfile", str(ROOT / "tests" / "quick.yaml"))
 PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
@@ -41,6 +45,21 @@ def test_claims_of_the_default_run(default_run: Path) -> None:
     known = {claim.name for paper in PLAN.papers.values() for claim in paper.claims.values() if claim.reason}
     assert set(failing["claim"]) == known, failing[["claim", "measured", "low", "high", "reason"]].to_string()
     assert set(claims["settings"]) == {"as shipped"}
+
+
+@pytest.mark.parametrize("paper", PLAN.papers.values(), ids=lambda paper: paper.name)
+def test_what_sweeps_would_compare_is_recorded(default_run: Path, paper: Paper) -> None:
+    """Every shipped experiment names its objective, unless there is none, and its runs record it for every seed."""
+    for experiment in paper.experiments.values():
+        if experiment.kind == "checks":
+            assert experiment.objective is None
+            continue
+        table = default_run / "results" / paper.name / "metrics" / f"{experiment.name}.parquet"
+        metrics = Metrics({experiment.name: read_traces(table)})
+        for label, optimizer in experiment.optimizers.items():
+            if experiment.settings.compared(optimizer):
+                end, _ = reached(metrics, experiment, label)
+                assert end.shape == (experiment.seeds,), (experiment.name, label)
 
 
 def test_nothing_to_do_the_second_time(default_run: Path) -> None:

@@ -39,7 +39,7 @@ def render(text: str, paper: Paper, figure: str) -> str:
     """The caption as the report shows it: heading, text, and every setting with its source."""
     drawn = paper.figure(figure)
     heading = f"**{_escaped(f'{paper.title} ({paper.authors}; {paper.venue}), {figure}: {drawn.title}')}**"
-    tables = [_settings_table(name, paper) for name in drawn.experiments]
+    tables = [_settings_table(experiment) for experiment in _shown(paper, figure)]
     return "\n\n".join([heading, text, *tables]) + "\n"
 
 
@@ -52,8 +52,21 @@ def described(text: str, paper: Paper, figure: str) -> dict[str, Any]:
         "title": drawn.title,
         "paper": head,
         "caption": text,
-        "experiments": [_experiment(paper.experiment(name)) for name in drawn.experiments],
+        "experiments": [_experiment(experiment) for experiment in _shown(paper, figure)],
     }
+
+
+def _shown(paper: Paper, figure: str) -> list[Experiment]:
+    """The experiments of a figure; those of a sweep as one, whose swept settings have all their values."""
+    drawn = [paper.experiment(name) for name in paper.figure(figure).experiments]
+    first = drawn[0]
+    if first.sweep is None:
+        return drawn
+    every = {key: list(dict.fromkeys(one.given[key].value for one in drawn)) for key in first.sweep.settings}
+    given = {
+        key: setting.model_copy(update={"value": every.get(key, setting.value)}) for key, setting in first.given.items()
+    }
+    return [first.model_copy(update={"given": given, "name": first.sweep.of})]
 
 
 def _experiment(experiment: Experiment) -> dict[str, Any]:
@@ -65,12 +78,11 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _settings_table(name: str, paper: Paper) -> str:
-    experiment = paper.experiment(name)
+def _settings_table(experiment: Experiment) -> str:
     found = list(experiment.sourced())
     used = {setting.source for _, setting in found}
     lines = [
-        f"Settings of *{name}* ({_escaped(experiment.about)}; seeds: {experiment.seeds})",
+        f"Settings of *{experiment.name}* ({_escaped(experiment.about)}; seeds: {experiment.seeds})",
         "",
         ".. list-table::",
         "   :header-rows: 1",

@@ -72,6 +72,10 @@ def _measure(options: argparse.Namespace) -> None:
     stages.measure(_experiment(options), options.data, options.runs, options.blocks, options.metrics)
 
 
+def _points(options: argparse.Namespace) -> None:
+    stages.points(_paper(options), options.figure, options.table)
+
+
 def _draw(options: argparse.Namespace) -> None:
     paper = _paper(options)
     figure = paper.figure(options.figure)
@@ -79,7 +83,7 @@ def _draw(options: argparse.Namespace) -> None:
         paper,
         options.figure,
         dict(zip(figure.experiments, _as_many(options.metrics, figure.experiments), strict=True)),
-        options.template or ROOT / f"workflow/report/{paper.name}/{figure.drawing}.rst",
+        options.template or rooms.caption(paper.name, figure.drawing),
         {kind: path for kind in _DRAWN if (path := getattr(options, kind))},
     )
 
@@ -197,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     one_experiment(trained)
     real_data(trained)
     trained.add_argument("--seeds", required=True, help="of the block, such as 0-9, or one seed")
-    trained.add_argument("--optimizer", required=True, help="label under 'optimizers' of the experiment")
+    trained.add_argument(
+        "--optimizer", required=True, help="label under 'optimizers' of the experiment, or the job of a sweep's points"
+    )
     trained.add_argument("--data", type=Path, required=True, metavar="NPZ", help="data of the block")
     trained.add_argument(
         "--start", type=Path, nargs="?", metavar="SAFETENSORS", help="of the block's runs that these go on from"
@@ -213,6 +219,13 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help="holds {optimizer}/{block}.*")
     measured.add_argument("--blocks", nargs="+", required=True, help="names of the blocks, such as 0-9")
     measured.add_argument("--metrics", type=Path, required=True, metavar="PARQUET", help="table to write")
+
+    listed = stage("points", _points, "list the points that a sweep's figure draws, with their values")
+    one_paper(listed)
+    listed.add_argument(
+        "--figure", required=True, help="name of the sweep's figure, such as extra_sweep_two_stage_ngd_lr"
+    )
+    listed.add_argument("--table", type=Path, required=True, metavar="CSV", help="table to write")
 
     drawn = stage("draw", _draw, "draw one figure")
     one_paper(drawn)

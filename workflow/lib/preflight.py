@@ -74,13 +74,14 @@ def demand(plan: Plan, requests: Iterable[Request], at_once: float, results: Pat
             downloads[names["dataset"]] = sum(remote.download for remote in remotes)
             fetched += sum(remote.disk for remote in remotes)
         elif "seeds" in names and names.get("paper") in plan.papers:
-            settings = plan.paper(names["paper"]).experiment(names["experiment"]).settings
+            experiment = plan.paper(names["paper"]).experiment(names["experiment"])
+            settings = experiment.settings
             disk = settings.disk(len(block_seeds(names["seeds"])))
             folder = results / names["paper"]
             if "optimizer" not in names:
                 data[folder] += disk.data
                 continue
-            kept[folder] += disk.results
+            kept[folder] += disk.results * len(experiment.job(names["optimizer"]))
             checkpoints.setdefault(folder, []).append(disk.checkpoint)
             if settings.needs().gpu and plan.device != "cpu":
                 gpu_jobs[int(request.resources.get("runtime", settings.needs().runtime)) / 60] += 1

@@ -33,7 +33,7 @@ def run(name: str, seeds: int, stream: int, experiments: Collection[str], folder
         folder: holds the files of all stages, and in the end `robustness.csv`.
     """
     paper = rooms.load_paper(name)
-    chosen = experiments or [e.name for e in paper.experiments.values() if not e.settings.needs().gpu]
+    chosen = experiments or [e.name for e in paper.claimed.values() if not e.settings.needs().gpu]
     changes = {label: {"seeds": seeds, "stream": stream} for label in chosen}
     fresh = rooms.load_paper(name, {"experiments": changes})
     metrics = {}
@@ -52,11 +52,12 @@ def _measured(experiment: Experiment, folder: Path) -> Path:
     metrics = folder / "metrics" / f"{experiment.name}.parquet"
     for block, path in data.items():
         stages.generate(experiment, block_seeds(block), path)
-        for label in sorted(experiment.optimizers, key=lambda label: len(experiment.before(label))):
-            stem = runs / label / block
-            start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
+        before = {job: experiment.before(labels[0]) for job, labels in experiment.jobs.items()}
+        for job in sorted(before, key=lambda job: len(before[job])):
+            stem = runs / job / block
+            start = [runs / earlier / f"{block}.safetensors" for earlier in before[job][-1:]]
             outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
-            stages.train(experiment, label, block_seeds(block), path, *outputs, start=start[0] if start else None)
+            stages.train(experiment, job, block_seeds(block), path, *outputs, start=start[0] if start else None)
     stages.measure(experiment, list(data.values()), runs, blocks, metrics)
     return metrics
 

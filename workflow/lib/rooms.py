@@ -10,7 +10,7 @@ from typing import Any
 
 from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
 from workflow.lib.errors import UserError, unknown
-from workflow.lib.plan import model
+from workflow.lib.plan import model, reading
 from workflow.lib.plan.model import Experiment, Paper, Plan, Room
 from workflow.lib.plan.reading import ROOT, read_yaml
 
@@ -72,6 +72,22 @@ def measure(experiment: Experiment) -> Measure:
 def figures(paper: str) -> Mapping[str, Draw]:
     """The drawing functions of a paper, by name."""
     return importlib.import_module(f"workflow.lib.papers.{paper}.figures").FIGURES  # type: ignore[no-any-return]
+
+
+def drawing(paper: str, name: str) -> Draw:
+    """A drawing function: a paper's own, or one for experiments of every paper."""
+    return importlib.import_module(drawing_module(paper, name)).FIGURES[name]  # type: ignore[no-any-return]
+
+
+def drawing_module(paper: str, name: str) -> str:
+    """The module of a drawing function."""
+    return f"workflow.lib.{name}" if name in model.GENERAL else f"workflow.lib.papers.{paper}.figures"
+
+
+def caption(paper: str, drawing: str) -> Path:
+    """The template of a drawing's caption."""
+    folder = reading.ROOT / "workflow" / "report"
+    return (folder if drawing in model.GENERAL else folder / paper) / f"{drawing}.rst"
 
 
 def claims(paper: str) -> Mapping[str, Measured]:

@@ -202,6 +202,10 @@ class Metrics:
         found = traces[optimizer].indices(metric)
         return bool(found) if index is None else index_name(index) in found
 
+    def indices(self, experiment: str, metric: str, optimizer: str = DATA) -> list[str]:
+        """The indices of a metric, in order of recording; none where it was not recorded."""
+        return self._trace(experiment, optimizer).indices(metric)
+
     def value(
         self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None, index: Index = ""
     ) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
+from workflow.lib.runs import DATA, Trace
 
 
 def generate(experiment: Experiment, seeds: Sequence[int], data: Path) -> None:
@@ -35,9 +37,12 @@ def train(
 ) -> None:
     """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots.
 
+    Points of a sweep that share a job run one after another, each as it would alone, and lie in the same files: their
+    parameters under `{label}/{name}`.
+
     Args:
         experiment: the optimizer's.
-        optimizer: its label.
+        optimizer: its label, or the name of the job that points of a sweep share (`Experiment.jobs`).
         seeds: those of the block.
         data: the data of the block.
         trace: the table to write.
@@ -47,24 +52,40 @@ def train(
     """
     from workflow.lib.tables import write_traces
 
-    entry = experiment.optimizer(optimizer)
-    if (entry.start_from is None) != (start is None):
-        wanted = f"the parameters of {entry.start_from!r}" if entry.start_from else "nothing"
+    entries = [experiment.optimizers[label] for label in experiment.job(optimizer)]
+    start_from = entries[0].start_from  # common to all, because it cannot be swept
+    if (start_from is None) != (start is None):
+        wanted = f"the parameters of {start_from!r}" if start_from else "nothing"
         raise UserError(f"--start: runs of {optimizer!r} start from {wanted}; found {start or 'nothing'}")
     arrays = read_arrays(data, identity.of_data(experiment, seeds))
     before = None
-    if start is not None and entry.start_from is not None:
-        before = read_parameters(start, identity.of_run(experiment, entry.start_from, seeds))
+    if start is not None and start_from is not None:
+        before = read_parameters(start, identity.of_run(experiment, start_from, seeds))
     checkpoint = parameters.with_suffix(".checkpoint")
     startup.begin_training()
-    with startup.without_shapes_alone(entry.rule, device):
+    with startup.without_shapes_alone(entries[0].rule, device):
         training = rooms.train(experiment)
     costs.work_begins()
-    run = training(experiment, entry, arrays, Job(device, checkpoint, before))
+    traces: dict[str, Trace] = {}
+    kept: Arrays = {}
+    for entry in entries:
+        run = training(experiment, entry, arrays, Job(device, checkpoint, before))
+        traces[entry.label] = run.trace
+        kept |= {_parameter(experiment, entry.label, name): array for name, array in run.parameters.items()}
     what = identity.of_run(experiment, optimizer, seeds)
-    write_parameters(parameters, run.parameters, what)
-    write_traces(trace, experiment.paper, experiment.name, {optimizer: run.trace}, what)
+    write_parameters(parameters, kept, what)
+    write_traces(trace, experiment.paper, experiment.name, traces, what, _swept(experiment, traces))
     checkpoint.unlink(missing_ok=True)
+
+
+def _parameter(experiment: Experiment, label: str, name: str) -> str:
+    """What a run's array is called in its job's file."""
+    return name if label in experiment.jobs else f"{label}/{name}"
+
+
+def _swept(experiment: Experiment, labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The swept values of runs by label, for the files that hold them; empty where nothing is swept."""
+    return {label: values for label in labels if label != DATA and (values := experiment.swept(label))}
 
 
 def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: Sequence[str], metrics: Path) -> None:
@@ -73,7 +94,8 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
     Args:
         experiment: all its optimizers are measured.
         data: the data files of all blocks.
-        folder: holds `{optimizer}/{block}.parquet` and `.safetensors`.
+        folder: holds `{optimizer}/{block}.parquet` and `.safetensors`, or the shared job's name in place of the
+            optimizer's (`Experiment.jobs`).
         blocks: the names of the blocks.
         metrics: the table to write.
     """
@@ -88,21 +110,46 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
     for path, numbers in zip(data, seeds, strict=True):
         joined.update(read_arrays(path, identity.of_data(experiment, numbers)))
     runs = {}
-    for label in experiment.optimizers:
-        stems = [folder / label / block for block in blocks]
-        asked = [identity.of_run(experiment, label, numbers) for numbers in seeds]
-        trace = read_traces(*(stem.with_suffix(".parquet") for stem in stems), identities=asked)[label]
+    for job, labels in experiment.jobs.items():
+        stems = [folder / job / block for block in blocks]
+        asked = [identity.of_run(experiment, job, numbers) for numbers in seeds]
+        traces = read_traces(*(stem.with_suffix(".parquet") for stem in stems), identities=asked)
         parts = [
             read_parameters(stem.with_suffix(".safetensors"), what) for stem, what in zip(stems, asked, strict=True)
         ]
-        runs[label] = Run(trace, _joined(parts))
+        parameters = _joined(parts)
+        for label in labels:
+            prefix = _parameter(experiment, label, "")
+            own = {name.removeprefix(prefix): array for name, array in parameters.items() if name.startswith(prefix)}
+            runs[label] = Run(traces[label], own)
+    runs = {label: runs[label] for label in experiment.optimizers}
     measured = measuring(experiment, joined, runs)
     what = identity.of_metrics(experiment, sorted(joined))
-    write_traces(metrics, experiment.paper, experiment.name, measured, what)
+    write_traces(metrics, experiment.paper, experiment.name, measured, what, _swept(experiment, measured))
 
 
 def _joined(blocks: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def points(paper: Paper, figure: str, table: Path) -> None:
+    """Write which values the points have that a sweep's figure draws: a line for each, to be joined on the labels.
+
+    The columns are `experiment` and `optimizer`, as in the metric tables, and the swept values by name.
+    """
+    import csv
+
+    lines = []
+    for name in paper.figure(figure).experiments:
+        experiment = paper.experiment(name)
+        if experiment.sweep is None:
+            raise UserError(f"{paper.name}.figures.{figure}: {name!r} holds no points of a sweep")
+        for label in experiment.sweep.points or experiment.optimizers:
+            lines.append({"experiment": name, "optimizer": label, **experiment.swept(label)})
+    with atomic(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path, outputs: Mapping[str, Path]) -> None:
@@ -117,7 +164,7 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
 
     entry = paper.figure(figure)
     experiments = [paper.experiment(name) for name in entry.experiments]
-    drawn = rooms.figures(paper.name)[entry.drawing]
+    drawn = rooms.drawing(paper.name, entry.drawing)
     costs.work_begins()
     with plotting.look():
         try:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +21,30 @@ _RUNS = "runs"
 
 
 def write_traces(
-    path: Path | str, paper: str, experiment: str, traces: Mapping[str, Trace], identity: Identity | None = None
+    path: Path | str,
+    paper: str,
+    experiment: str,
+    traces: Mapping[str, Trace],
+    identity: Identity | None = None,
+    swept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the traces of several optimizers to one Parquet file, whole or not at all, and what the file is.
 
     NaN entries are left out, but for a last step that no seed reached: there they say that the runs ended before.
-    Optimizers and seeds that recorded nothing are kept by name.
+    Optimizers and seeds that recorded nothing are kept by name. The values of runs that are points of a sweep, by
+    label, are kept in the file's metadata, as JSON under `swept`.
     """
     tables = [_table(trace, paper, experiment, optimizer) for optimizer, trace in traces.items()]
     told = {_RUNS: json.dumps({optimizer: trace.seeds for optimizer, trace in traces.items()})}
+    if identity is not None:
+        told[IDENTITY] = str(identity)
+    if swept:
+        told["swept"] = json.dumps(swept)
     joined = pa.concat_tables(tables).unify_dictionaries()
     with atomic(path) as temporary:
         whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
         pq.write_table(
-            joined.replace_schema_metadata({**told, **({} if identity is None else {IDENTITY: str(identity)})}),
+            joined.replace_schema_metadata(told),
             whole,
             compression="zstd",
             write_page_checksum=True,

@@ -4,11 +4,13 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 
 from workflow.lib import optim, rooms
 from workflow.lib.errors import exit_on_user_error
 from workflow.lib.files import readable
 from workflow.lib.plan import jobs
+from workflow.lib.plan.model import GENERAL
 from workflow.lib.sources import modules
 
 if plan.container:
@@ -23,8 +25,8 @@ if plan.container:
 
 wildcard_constraints:
     paper="[a-z0-9]+",
-    experiment="[a-z0-9_]+",
-    optimizer="[a-z0-9_]+",
+    experiment="[a-z0-9_.-]+",
+    optimizer="[a-z0-9_.-]+",
     seeds="[0-9]+(-[0-9]+)?",
     dataset="[a-z0-9_-]+",
     figure="[a-z0-9_]+",
@@ -86,8 +88,8 @@ def experiment_data(wildcards):
 def experiment_runs(wildcards):
     """The traces and parameters of all optimizers and blocks of an experiment."""
     return [
-        f"results/{wildcards.paper}/runs/{wildcards.experiment}/{optimizer}/{block}.{kind}"
-        for optimizer in planned(wildcards).optimizers
+        f"results/{wildcards.paper}/runs/{wildcards.experiment}/{job}/{block}.{kind}"
+        for job in planned(wildcards).jobs
         for block in blocks(wildcards)
         for kind in ("parquet", "safetensors")
     ]
@@ -96,7 +98,8 @@ def experiment_runs(wildcards):
 def started_from(wildcards):
     """The parameters of the runs that a block of runs goes on from, or none."""
     with exit_on_user_error():
-        before = planned(wildcards).before(wildcards.optimizer)
+        experiment = planned(wildcards)
+        before = experiment.before(experiment.job(wildcards.optimizer)[0])
     return [
         f"results/{wildcards.paper}/runs/{wildcards.experiment}/{label}/{wildcards.seeds}.safetensors"
         for label in before[-1:]
@@ -104,10 +107,10 @@ def started_from(wildcards):
 
 
 def metric_tables(wildcards):
-    """The metric tables of the experiments that a figure draws, or of all where no figure is named."""
+    """The metric tables of the experiments that a figure draws, or of all that claims know where none is named."""
     with exit_on_user_error():
         paper = planned(wildcards)
-        names = paper.figure(wildcards.figure).experiments if "figure" in wildcards.keys() else paper.experiments
+        names = paper.figure(wildcards.figure).experiments if "figure" in wildcards.keys() else paper.claimed
     return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
@@ -137,13 +140,12 @@ def numbers_labels(wildcards):
 
 
 def paper_figures(*papers):
-    """All figure files of some papers."""
-    return [
-        f"results/{paper}/figures/{figure}.{kind}"
-        for paper in papers
-        for figure in plan.paper(paper).figures
-        for kind in ("pdf", "png", "csv", "json")
+    """All figure files of some papers, and the tables of the points that sweeps draw."""
+    figures = [(paper, figure) for paper in papers for figure in plan.paper(paper).figures.values()]
+    drawn = [
+        f"results/{paper}/figures/{f.name}.{kind}" for paper, f in figures for kind in ("pdf", "png", "csv", "json")
     ]
+    return drawn + [f"results/{paper}/metrics/{f.name}.csv" for paper, f in figures if f.drawing in GENERAL]
 
 
 def page_code():
@@ -167,7 +169,7 @@ def train_code(wildcards):
     """A digest of the files behind one optimizer's runs, the library's and those of a rule from elsewhere."""
     experiment = planned(wildcards)
     with exit_on_user_error():
-        optimizer = experiment.optimizer(wildcards.optimizer)
+        optimizer = experiment.optimizer(experiment.job(wildcards.optimizer)[0])
         brought = optim.files(optimizer.rule)  # which may be the user's own
     return code_digest(f"{rooms.package(experiment)}.training", *brought)
 
@@ -179,10 +181,10 @@ def metrics_code(wildcards):
 
 def figures_code(wildcards):
     """A digest of the library files behind a figure, and of the text of its caption."""
-    code = code_digest(f"workflow.lib.papers.{wildcards.paper}.figures")
     with exit_on_user_error():
         drawing = planned(wildcards).figure(wildcards.figure).drawing
-        path = pathlib.Path(ROOT, "workflow", "report", wildcards.paper, f"{drawing}.rst")
+        code = code_digest(rooms.drawing_module(wildcards.paper, drawing))
+        path = rooms.caption(wildcards.paper, drawing)
         with readable(path):
             return hashlib.sha256(code.encode() + path.read_bytes()).hexdigest()[:16]
 
@@ -214,7 +216,10 @@ def needs(what):
     """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory."""
 
     def needed(wildcards, attempt):
-        asked = getattr(planned(wildcards).settings.needs(), what)
+        experiment = planned(wildcards)
+        asked = getattr(experiment.settings.needs(), what)
+        if what == "runtime":  # points of a sweep that share a job run one after another
+            return asked * len(experiment.job(wildcards.optimizer))
         return asked * attempt if what == "mem_mb" else asked
 
     return needed
@@ -230,7 +235,7 @@ def gpu_runs():
     """A pattern that the paths of runs match, from the paper's name on, when their experiment asks for a GPU."""
     return (
         "|".join(
-            f"{paper.name}/runs/{name}/"
+            f"{paper.name}/runs/{re.escape(name)}/"
             for paper in plan.papers.values()
             for name, experiment in paper.experiments.items()
             if experiment.settings.needs().gpu

@@ -1,4 +1,4 @@
-"""Metrics: everything that figures and claims read and that needs no retraining."""
+"""Metrics: everything that figures and claims read and that needs no retraining; and which value a point has."""
 
 
 rule measure:
@@ -31,4 +31,28 @@ rule measure:
         " --runs {params.runs:q}"
         " --blocks {params.blocks}"
         " --metrics {output.metrics:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule points:
+    output:
+        table="results/{paper}/metrics/{figure}.csv",
+    log:
+        "results/{paper}/logs/points/{figure}.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        python=python,
+        plan=handed(jobs.for_figure, "figure"),
+    shell:
+        "{params.python} -m workflow.lib points"
+        " --paper {wildcards.paper}"
+        " --figure {wildcards.figure}"
+        " --plan {params.plan:q}"
+        " --table {output.table:q}"
         " 2>&1 | tee {log:q}"

@@ -12,7 +12,8 @@ from workflow.lib.errors import UserError, shortened, unknown
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Points of sweeps have numbers in their names, such as ngd_lr0.01 and ngd_lr1e-05.
+_NAME = re.compile(r"[a-z](?:[a-z0-9_]|[.-](?=[0-9]))*")
 
 
 def checked(model: type[Model], values: Any, where: str, what: str = "key") -> Model:

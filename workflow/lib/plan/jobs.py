@@ -23,9 +23,10 @@ def for_data(experiment: Experiment) -> dict[str, Any]:
     return {"experiments": {experiment.name: _bare(experiment, ())}}
 
 
-def for_run(experiment: Experiment, label: str) -> dict[str, Any]:
-    """What one optimizer's runs depend on: its entry, and those of the runs that they go on from."""
-    return {"experiments": {experiment.name: _bare(experiment, [*experiment.before(label), label])}}
+def for_run(experiment: Experiment, name: str) -> dict[str, Any]:
+    """What a training job's runs depend on: their entries, and those of the runs that they go on from."""
+    labels = experiment.job(name)
+    return {"experiments": {experiment.name: _bare(experiment, [*experiment.before(labels[0]), *labels])}}
 
 
 def for_metrics(experiment: Experiment) -> dict[str, Any]:
@@ -41,9 +42,10 @@ def for_figure(paper: Paper, name: str) -> dict[str, Any]:
 
 
 def for_claims(paper: Paper) -> dict[str, Any]:
-    """What a paper's claims depend on: every experiment, with evidence."""
-    used = {name: _sourced(experiment) for name, experiment in paper.experiments.items()}
-    return {**_head(paper), "experiments": used, "figures": _named(paper.figures), "claims": _named(paper.claims)}
+    """What a paper's claims depend on: every experiment but points of sweeps, with evidence."""
+    figures = {name: figure for name, figure in paper.figures.items() if {*figure.experiments} <= paper.claimed.keys()}
+    used = {name: _sourced(experiment) for name, experiment in paper.claimed.items()}
+    return {**_head(paper), "experiments": used, "figures": _named(figures), "claims": _named(paper.claims)}
 
 
 def hand(folder: Path | str, name: str, section: Mapping[str, Any]) -> str:
@@ -74,12 +76,14 @@ def _bare(experiment: Experiment, labels: Collection[str]) -> dict[str, Any]:
             label: {key: setting.bare() for key, setting in experiment.optimizers[label].given.items()}
             for label in labels
         },
+        **_points(experiment, labels),
     }
 
 
 def _sourced(experiment: Experiment) -> dict[str, Any]:
     """An experiment as YAML gives it, every value with its evidence."""
     given = {key: setting.model_dump() for key, setting in experiment.given.items()}
+    goal = {"objective": experiment.objective, "target": experiment.target}
     return {
         "kind": experiment.kind,
         "about": experiment.about,
@@ -91,6 +95,20 @@ def _sourced(experiment: Experiment) -> dict[str, Any]:
             label: {key: setting.model_dump() for key, setting in optimizer.given.items()}
             for label, optimizer in experiment.optimizers.items()
         },
+        **{key: setting.model_dump() for key, setting in goal.items() if setting is not None},
+        **_points(experiment, experiment.optimizers, sourced=True),
+    }
+
+
+def _points(experiment: Experiment, labels: Collection[str], sourced: bool = False) -> dict[str, Any]:
+    """What an experiment that holds points of a sweep says of some of them; nothing of any other experiment."""
+    if experiment.sweep is None:
+        return {}
+    mine = set(labels)
+    told = experiment.sweep.model_dump(exclude=None if sourced else {"shipped"})
+    return {
+        "sweep": {**told, "points": [label for label in experiment.sweep.points if label in mine]},
+        "together": {name: part for name, part in experiment.together.items() if mine.issuperset(part)},
     }
 
 

@@ -13,14 +13,17 @@ from typing_extensions import TypeVar
 
 from workflow.lib.errors import UserError, shortened, unknown
 from workflow.lib.number_types import Count, Index
-from workflow.lib.plan import reading
+from workflow.lib.plan import reading, sweeps
 from workflow.lib.plan.checking import checked, named
 from workflow.lib.plan.evidence import Model, Setting, Source, at
 from workflow.lib.plan.optimizer import O, Optimizer
 from workflow.lib.plan.settings import Settings
+from workflow.lib.plan.sweeps import Sweep, Target
 from workflow.lib.streams import Seed
 
 S = TypeVar("S", bound=Settings, default=Any)
+# Drawing functions for experiments of every paper, as `Room.drawings` lists a paper's own.
+GENERAL: Mapping[str, tuple[Any, ...]] = {"sweep": (Settings, ...)}
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ class _Entry(Model):
     seeds: Any = 1
     stream: Any = 0
     seeds_per_job: Count = Field(10, description="a whole number of at least 1")
+    objective: Any = None
+    target: Any = None
     settings: dict[str, Any]
     optimizers: dict[str, Any] = Field(description="labels with their hyper-parameters")
+    sweep: Sweep | None = None
+    together: dict[str, tuple[str, ...]] | None = None
 
 
 class _Draws(Model):
@@ -63,8 +70,10 @@ class _Draws(Model):
 class Experiment(Model, Generic[S, O]):
     """One experiment: typed settings and optimizers, and what the YAML gave, every value with its evidence.
 
-    Experiments of a paper with one `stream` and equal settings see the same random numbers. `folders` are those of the
-    real data sets that were fetched for it.
+    Experiments of a paper with one `stream` and equal settings see the same random numbers. `objective` is the metric
+    that points of a sweep are compared by, and `target` when it counts as reached. `together` are labels that one job
+    trains, one after another, by the name of the job's files. `folders` are those of the real data sets that were
+    fetched for it.
     """
 
     paper: str
@@ -77,6 +86,10 @@ class Experiment(Model, Generic[S, O]):
     given: Mapping[str, Setting]
     settings: S
     optimizers: Mapping[str, Optimizer[O]]
+    objective: Setting | None = None
+    target: Setting | None = None
+    sweep: Sweep | None = None
+    together: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     folders: Mapping[str, Path] = Field(default_factory=dict)
 
     @classmethod
@@ -101,6 +114,9 @@ class Experiment(Model, Generic[S, O]):
             with at(f"{where}.optimizers.{label}"):
                 settings.route(optimizer)
             _check_start(label, optimizers, settings, f"{where}.optimizers")
+        objective, target = _objective(entry, kind, where)
+        if entry.sweep is not None:
+            _check_points(entry.sweep, optimizers, settings, where)
         drawn = {
             key: Setting.read(found if isinstance(found, Mapping) else {"value": found, "source": "choice"}, where)
             for key, found in (("seeds", entry.seeds), ("stream", entry.stream))
@@ -117,7 +133,39 @@ class Experiment(Model, Generic[S, O]):
             given={**drawn, **given},
             settings=settings,  # type: ignore[arg-type]  # of the kind's own class
             optimizers=optimizers,
+            objective=objective,
+            target=target,
+            sweep=entry.sweep,
+            together=_together(entry, settings),
         )
+
+    @property
+    def goal(self) -> Target:
+        """When the objective counts as reached."""
+        assert self.target is not None, "only experiments with a target are asked for it"
+        return checked(Target, self.target.value, f"{self.paper}.experiments.{self.name}.target")
+
+    @property
+    def jobs(self) -> dict[str, tuple[str, ...]]:
+        """The labels that each training job of a block of seeds trains, by the name of its files."""
+        joined = {label: name for name, labels in self.together.items() for label in labels}
+        alone = {label: (label,) for label in self.optimizers if label not in joined}
+        return {**alone, **self.together}
+
+    def job(self, name: str) -> tuple[str, ...]:
+        """The labels that a training job trains, or a UserError that lists the jobs."""
+        if name not in self.jobs:
+            raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', name, self.jobs)}")
+        return self.jobs[name]
+
+    def swept(self, label: str) -> dict[str, Any]:
+        """The swept values of one optimizer's runs, by name; empty where nothing is swept."""
+        if self.sweep is None:
+            return {}
+        values = {key: self.given[key].value for key in self.sweep.settings}
+        if label in self.sweep.points:
+            values |= {key: self.optimizers[label].given[key].value for key in self.sweep.values}
+        return values
 
     def optimizer(self, label: str) -> Optimizer[O]:
         """An optimizer by label, or a UserError that lists the labels."""
@@ -141,19 +189,30 @@ class Experiment(Model, Generic[S, O]):
         return Seed(self.paper, self.stream, number)
 
     def sourced(self) -> Iterator[tuple[str, Setting]]:
-        """Every given value but `seeds` and `stream`, with its name; an optimizer's as `label.name`."""
+        """Every given value but `seeds` and `stream`, with its name; an optimizer's as `label.name`.
+
+        Points of a sweep are one optimizer here, with all values of what is swept.
+        """
         yield from ((key, setting) for key, setting in self.given.items() if key not in _Draws.model_fields)
-        for optimizer in self.optimizers.values():
+        points = self.sweep.points if self.sweep is not None else ()
+        hidden = set(points[1:])
+        for label, optimizer in self.optimizers.items():
+            if label in hidden:
+                continue
             for key, setting in optimizer.given.items():
+                if self.sweep is not None and label in points and key in self.sweep.values:
+                    every = dict.fromkeys(self.optimizers[point].given[key].value for point in points)
+                    setting = setting.model_copy(update={"value": list(every)})
                 if key != "rule" or setting.source == "user":
-                    yield f"{optimizer.label}.{key}", setting
+                    name = self.sweep.entry if self.sweep is not None and label in points else label
+                    yield f"{name}.{key}", setting
 
     def own(self, optimizers: Collection[str]) -> list[str]:
         """What the user set, of the experiment and of some of its optimizers, as `name = value`."""
         return [
             f"{self.name}.{name} = {setting.value}"
             for name, setting in [*((key, self.given[key]) for key in _Draws.model_fields), *self.sourced()]
-            if setting.source == "user" and ("." not in name or name.split(".")[0] in optimizers)
+            if setting.source == "user" and ("." not in name or name.rpartition(".")[0] in optimizers)
         ]
 
     def blocks(self, size: int | None = None) -> list[str]:
@@ -176,6 +235,38 @@ def _check_start(label: str, optimizers: Mapping[str, Optimizer], settings: Sett
         with at(place):
             settings.check_start(optimizers[chain[-1]], optimizers[start])
         chain.append(start)
+
+
+def _objective(entry: _Entry, kind: type[Settings], where: str) -> tuple[Setting | None, Setting | None]:
+    """What an experiment says of its objective and target, checked."""
+    objective = None if entry.objective is None else Setting.read(entry.objective, f"{where}.objective")
+    target = None if entry.target is None else Setting.read(entry.target, f"{where}.target")
+    if objective is not None and objective.value not in kind.objectives:
+        raise UserError(f"{where}.objective: {unknown('objective', objective.value, kind.objectives)}")
+    if target is not None:
+        checked(Target, target.value, f"{where}.target")
+    return objective, target
+
+
+def _together(entry: _Entry, settings: Settings) -> Mapping[str, tuple[str, ...]]:
+    """The labels that one job trains, by the name of its files: points of a sweep, as many as the kind says."""
+    if entry.together is not None:
+        return entry.together
+    if entry.sweep is None or settings.points_per_job == 1:
+        return {}
+    points, size = entry.sweep.points, settings.points_per_job
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return {f"{entry.sweep.entry}_points{number}": part for number, part in enumerate(parts, start=1)}
+
+
+def _check_points(sweep: Sweep, optimizers: Mapping[str, Optimizer], settings: Settings, where: str) -> None:
+    """Refuse points that the objective says nothing of."""
+    for label in sweep.points:
+        if not settings.compared(optimizers[label]):
+            raise UserError(
+                f"{where}.optimizers.{sweep.entry}: cannot be swept, because its runs are the start of others and do "
+                "not record the objective; sweep those that go on from it"
+            )
 
 
 def block_name(first: int, last: int) -> str:
@@ -290,6 +381,11 @@ class Paper(Model):
         head = {"title": entry.title, "authors": entry.authors, "venue": entry.venue}
         return cls(name=room.paper, **head, experiments=experiments, figures=figures, claims=claims)
 
+    @property
+    def claimed(self) -> dict[str, Experiment]:
+        """The experiments that claims may be measured on: all but points of sweeps."""
+        return {name: experiment for name, experiment in self.experiments.items() if experiment.sweep is None}
+
     def experiment(self, name: str) -> Experiment:
         """An experiment by name, or a UserError that lists them."""
         if name not in self.experiments:
@@ -311,9 +407,10 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
             f"found {shortened(name)}"
         )
     figure = checked(Figure, {"name": name, **found} if isinstance(found, Mapping) else found, where)
-    if figure.drawing not in room.drawings:
+    drawings = {**room.drawings, **GENERAL}
+    if figure.drawing not in drawings:
         if figure.draws:
-            raise UserError(f"{where}.draws: {unknown('drawing', figure.draws, room.drawings)}")
+            raise UserError(f"{where}.draws: {unknown('drawing', figure.draws, drawings)}")
         raise UserError(f"{where}: {unknown('figure', name, room.drawings)} A new one needs `draws` and one of these.")
     for experiment in figure.experiments:
         if experiment not in experiments:
@@ -321,7 +418,7 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
                 f"{where}.experiments: {unknown('experiment', experiment, experiments)} "
                 f"To leave the figure out: `{name}: null`."
             )
-    expected = [*room.drawings[figure.drawing]]
+    expected = [*drawings[figure.drawing]]
     if expected[-1:] == [...]:
         expected = expected[:-1] + [expected[-2]] * max(0, len(figure.experiments) - len(expected) + 1)
     kinds = [sorted(key for key, kind in room.kinds.items() if issubclass(kind, wanted)) for wanted in expected]
@@ -334,6 +431,8 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
                 f"{where}.experiments: {figure.drawing} draws experiments of the kind {told}; found {experiment!r} "
                 f"of the kind {experiments[experiment].kind}"
             )
+    if figure.drawing in GENERAL and any(experiments[name].sweep is None for name in figure.experiments):
+        raise UserError(f"{where}.draws: {figure.drawing} draws sweeps, which make their figures themselves")
     return figure
 
 
@@ -421,4 +520,4 @@ def load_paper(room: Room, mine: Any = None, seeds: int | None = None) -> Paper:
     laid = reading.lay(reading.shipped(room.paper), {} if mine is None else mine, room.paper)
     if seeds is not None:
         laid = reading.lay(laid, {"experiments": {name: {"seeds": seeds} for name in laid["experiments"]}}, room.paper)
-    return Paper.read(room, laid)
+    return Paper.read(room, sweeps.expand(laid, room.paper))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from workflow.lib.errors import UserError, from_os_error, shortened, unknown
+from workflow.lib.plan.sweeps import Swept
 
 ROOT = Path(__file__).parents[3]
 
@@ -154,7 +156,7 @@ def _experiment(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) ->
         laid["optimizers"] = _collection(
             base.get("optimizers", {}), mine["optimizers"], f"{where}.optimizers", _optimizer
         )
-    for key in ("seeds", "stream"):
+    for key in ("seeds", "stream", "objective", "target"):
         if key in mine and mine[key] != base.get(key):
             laid[key] = _value(base.get(key), mine[key])
     return laid
@@ -183,13 +185,22 @@ _ENTRIES = {"experiments": _experiment, "figures": _entry, "claims": _claim}
 
 
 def _values(base: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    return {**base, **{key: _value(base.get(key), value) for key, value in mine.items()}}
+    return {**base, **{key: _value(base.get(key), value, there=bool(base)) for key, value in mine.items()}}
 
 
-def _value(base: Any, mine: Any) -> Any:
-    """One value laid over another; the same value keeps its evidence."""
+def _value(base: Any, mine: Any, there: bool = False) -> Any:
+    """One value laid over another; the same value keeps its evidence, and a sweep what it takes the place of.
+
+    `there` says that what it belongs to was there before, and so runs without this value.
+    """
+    swept = Swept.of(mine)
+    if swept is not None:
+        if base is not None and swept.base is None:
+            found = Swept.of(base)
+            swept = replace(swept, base=found.base if found else base if isinstance(base, Mapping) else {"value": base})
+        return replace(swept, there=there)
     given = dict(mine) if isinstance(mine, Mapping) and {"value", "source", "where"} & set(mine) else {"value": mine}
-    if isinstance(base, Mapping) and given.get("value", base.get("value")) == base.get("value"):
+    if isinstance(base, Mapping) and "sweep" not in base and given.get("value", base.get("value")) == base.get("value"):
         return {**base, **given}
     return {**_USER, **given}
 

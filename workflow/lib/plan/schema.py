@@ -12,8 +12,32 @@ from pydantic import BaseModel
 from workflow.lib import optim
 from workflow.lib.plan.evidence import Setting
 from workflow.lib.plan.model import Claim, Config, Figure, Room
+from workflow.lib.plan.sweeps import Target
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# Any value may be swept in place.
+_SWEPT = {"$ref": "#/$defs/sweep"}
+_SWEEP = {
+    "type": "object",
+    "required": ["sweep"],
+    "properties": {
+        "sweep": {
+            "anyOf": [
+                {"type": "array", "minItems": 1, "items": {"type": ["number", "string", "boolean"]}},
+                {
+                    "type": "object",
+                    "properties": {
+                        "log": {"type": "array", "minItems": 3, "maxItems": 3, "description": "[first, last, points]"}
+                    },
+                    "required": ["log"],
+                    "additionalProperties": False,
+                },
+            ]
+        },
+        **Setting.model_json_schema()["properties"],
+    },
+    "additionalProperties": False,
+}
 _LABEL = {"type": "string", "description": "the label of the entry whose runs end where these begin"}
 
 
@@ -35,6 +59,10 @@ def paper_schema(room: Room) -> dict[str, Any]:
             "seeds": {"type": "integer", "minimum": 1},
             "stream": {"type": "integer", "minimum": 0},
             "seeds_per_job": {"type": "integer", "minimum": 1},
+            **_evident(
+                "objective", {"enum": sorted({name for kind in room.kinds.values() for name in kind.objectives})}
+            ),
+            **_evident("target", Target.model_json_schema()),
             "settings": {"type": "object"},
             "optimizers": {
                 "type": "object",
@@ -97,24 +125,24 @@ def _entry(model: type[BaseModel]) -> dict[str, Any]:
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
     """A settings class whose values carry evidence: each is `{value, source, where}`, or bare in a user's file."""
     fields = model.model_json_schema(ref_template="#/$defs/{model}").get("properties", {})
-    wrapped = {key: entry for name, value in fields.items() for key, entry in _evident(name, value).items()}
+    wrapped = {key: entry for name, value in fields.items() for key, entry in _evident(name, value, _SWEPT).items()}
     return {"type": "object", "properties": wrapped, "additionalProperties": False}
 
 
-def _evident(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    """One value that carries evidence, by name: `{value, source, where}`, or bare in a user's file."""
+def _evident(name: str, *values: dict[str, Any]) -> dict[str, Any]:
+    """One value that carries evidence, by name: `{value, source, where}`, or bare; then other forms it may have."""
     evidence = Setting.model_json_schema()["properties"]
     whole = {
         "type": "object",
-        "properties": {"value": value, "source": evidence["source"], "where": evidence["where"]},
+        "properties": {"value": values[0], "source": evidence["source"], "where": evidence["where"]},
         "required": ["value"],
         "additionalProperties": False,
     }
-    return {name: {"anyOf": [whole, value]}}
+    return {name: {"anyOf": [whole, *values]}}
 
 
 def _definitions(models: list[type[BaseModel]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"sweep": _SWEEP}
     for model in models:
         found |= model.model_json_schema(ref_template="#/$defs/{model}").get("$defs", {})
     return found

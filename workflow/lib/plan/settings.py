@@ -37,12 +37,16 @@ class Settings(BaseModel):
     """The settings of one kind of experiment. Unknown keys are errors; cross-field checks go in validators.
 
     `family` names the folder inside the paper's room that holds this kind's data, training and metrics
-    modules, for papers with several families of experiments; empty for the room itself.
+    modules, for papers with several families of experiments; empty for the room itself. `objectives` are the metrics
+    that points of a sweep may be compared by: of runs, at several steps, and with several indices only where the worst
+    of them counts. One job trains up to `points_per_job` points, where starting it costs more than a run does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     family: ClassVar[str] = ""
     options: ClassVar[type[Options]] = Options
+    objectives: ClassVar[tuple[str, ...]] = ()
+    points_per_job: ClassVar[int] = 1
 
     def downloads(self) -> tuple[str, ...]:
         """The real data sets (of workflow.lib.datasets) that these settings read."""
@@ -57,6 +61,10 @@ class Settings(BaseModel):
             UserError: with the reason; the plan adds the entry's name.
         """
         raise UserError("in experiments of this kind all runs start on their own")
+
+    def compared(self, optimizer: Optimizer) -> bool:
+        """Whether an entry's runs record the objective; not so for those that are only the start of others."""
+        return True
 
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""

@@ -65,6 +65,8 @@ class Prompts(Settings):
     """Training on sampled prompts (docs/papers/icl.md, sections 3 and 5)."""
 
     family: ClassVar[str] = "prompts"
+    objectives: ClassVar[tuple[str, ...]] = ("error", "training_error", "loss")
+    points_per_job: ClassVar[int] = 10
 
     feature_count: Count = Field(ge=2)
     dimension: Count
@@ -140,6 +142,8 @@ class Population(Settings):
 
     family: ClassVar[str] = "population"
     options: ClassVar[type[Options]] = PopulationOptions
+    objectives: ClassVar[tuple[str, ...]] = ("mean_error", "error")
+    points_per_job: ClassVar[int] = 10
 
     feature_counts: tuple[Count, ...] = Field(min_length=1)
     context_lengths: tuple[Length, ...] = Field(min_length=1)

@@ -29,6 +29,8 @@ class TwoStage(Settings):
     """What every two-stage run needs (docs/papers/ntp.md, section 5)."""
 
     options = TwoStageOptions
+    objectives = ("loss_ov", "cos_ov", "loss", "cos_kq")
+    points_per_job = 10
 
     steps_ov: Count
     steps_kq: Count

@@ -54,6 +54,7 @@ class Bigram(Settings):
     """
 
     options = RunOptions
+    objectives = ("value_distance", "attention_distance", "loss")
 
     states: Annotated[Count, Field(ge=2, le=256)]
     positions: Count

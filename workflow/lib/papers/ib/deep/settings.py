@@ -71,6 +71,7 @@ class Deep(Settings):
     """
 
     family: ClassVar[str] = "deep"
+    objectives: ClassVar[tuple[str, ...]] = ("test_accuracy", "test_loss", "train_loss")
 
     dataset: str
     train_examples: Count | None
@@ -309,6 +310,10 @@ class Language(Deep):
             raise UserError(f"expected an entry with `masked`; {start.label!r} learns the classes itself")
         if pretrains(optimizer):
             raise UserError("a run with `masked` starts on its own")
+
+    def compared(self, optimizer: Optimizer) -> bool:
+        """All runs that learn the classes."""
+        return not pretrains(optimizer)
 
     def downloads(self) -> tuple[str, ...]:
         """The data set, and the encoder where it is one that can be fetched."""

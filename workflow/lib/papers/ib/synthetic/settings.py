@@ -50,6 +50,8 @@ class Sequences(Settings):
 
     family: ClassVar[str] = "synthetic"
     options: ClassVar[type[Options]] = Iterations
+    objectives: ClassVar[tuple[str, ...]] = ("gap", "loss", "distraction", "misalignment_w")
+    points_per_job: ClassVar[int] = 10
 
     samples: Count
     tokens: Annotated[int, Field(ge=2, strict=True)]
@@ -100,6 +102,7 @@ class Joint(Sequences):
     """W and the decoder u are trained together; u starts at 0."""
 
     options: ClassVar[type[Options]] = JointIterations
+    objectives: ClassVar[tuple[str, ...]] = (*FixedDecoder.objectives, "misalignment_u")
 
 
 class Variants(Sequences):

@@ -1,6 +1,7 @@
 # make figures, make test: all a fresh machine needs is Python 3.11+ and make.
 CORES ?= 4
 BENCH ?= full
+CONFIG ?=
 PYTHON ?= python3
 BIN := .venv/bin
 # Shell rules call `python`: the environment's comes first on PATH.
@@ -9,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: figures test bench report lint lock clean
 
 figures: .venv/ready
-	snakemake --cores $(CORES)
+	snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
 test: .venv/ready

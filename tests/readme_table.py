@@ -1,4 +1,4 @@
-"""The README's table of figures, from the plan and the claims of a run: `python -m tests.readme_table results`."""
+"""The README's table and pictures of figures, from the plan and a run: `python -m tests.readme_table results`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,40 @@ from workflow.lib.plan.reading import ROOT, read_yaml
 from workflow.lib.rooms import make_plan
 
 HEAD = "| figure | shows | target | claims that hold |\n| --- | --- | --- | --- |"
+PICTURES = "docs/figures"
+WIDTH, COLOURS = 1000, 64  # of a picture: sharp on a screen, and small
 
 
 def table(results: Path) -> str:
     """One row for each figure, in the order of the page."""
     claims = pd.read_csv(results / "claims.csv", keep_default_na=False)
     rows = [HEAD]
-    for paper in make_plan(read_yaml(ROOT / "config" / "config.yaml")).papers.values():
-        for figure in paper.figures.values():
-            mine = claims[(claims["paper"] == paper.name) & (claims["figure"] == figure.name)]
-            held = f"{(mine['verdict'] == 'holds').sum()} of {len(mine)}" if len(mine) else "–"
-            target = f"`results/{paper.name}/figures/{figure.name}.pdf`"
-            rows.append(f"| `{paper.name}` {figure.name} | {figure.title} | {target} | {held} |")
+    for paper, figure in _figures():
+        mine = claims[(claims["paper"] == paper) & (claims["figure"] == figure.name)]
+        held = f"{(mine['verdict'] == 'holds').sum()} of {len(mine)}" if len(mine) else "–"
+        name = f"`{paper}` [{figure.name}]({PICTURES}/{paper}-{figure.name}.png)"
+        rows.append(f"| {name} | {figure.title} | `results/{paper}/figures/{figure.name}.pdf` | {held} |")
     return "\n".join(rows)
+
+
+def pictures(results: Path, folder: Path) -> None:
+    """The figures of a run, made small; what is no longer drawn goes."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for paper, figure in _figures():
+        with Image.open(results / paper / "figures" / f"{figure.name}.png") as drawn:
+            width = min(WIDTH, drawn.width)
+            size = width, round(drawn.height * width / drawn.width)
+            small = drawn.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+            small.quantize(COLOURS, dither=Image.Dither.NONE).save(folder / f"{paper}-{figure.name}.png", optimize=True)
+
+
+def _figures():
+    papers = make_plan(read_yaml(ROOT / "config" / "config.yaml")).papers.values()
+    return [(paper.name, figure) for paper in papers for figure in paper.figures.values()]
 
 
 if __name__ == "__main__":
@@ -32,3 +53,4 @@ if __name__ == "__main__":
     start = text.index("| figure | shows |")
     end = text.index("\n\n", start)
     readme.write_text(text[:start] + table(Path(sys.argv[1])) + text[end:])
+    pictures(Path(sys.argv[1]), ROOT / PICTURES)

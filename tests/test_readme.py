@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -41,12 +43,38 @@ def test_an_optimizer_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
 
 
 def test_the_overlay_is_a_plan() -> None:
-    text = block("mine.yaml").split("\nsnakemake")[0]
+    text = block("mine.yaml").split("\nmake figures")[0]
     plan = make_plan({**read_yaml(ROOT / "config" / "config.yaml"), **yaml.safe_load(text)})
     paper = plan.paper("ntp")
     assert "long_run" not in paper.experiments
     assert paper.figure("extra_wide").experiments == ("wide",)
     assert paper.experiment("two_stage").optimizer("ngd").given["lr"].source == "user"
+
+
+def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
+    """The overlay of the README, at small size: its figure comes out, with its settings told as the user's."""
+    (tmp_path / "mine.yaml").write_text(block("mine.yaml").split("\nmake figures")[0])
+    short = {"steps_ov": 20, "steps_kq": 20}
+    small = {"ntp": {"experiments": {name: {"settings": short} for name in ("two_stage", "wide")}}, "seeds": 2}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    target = "results/ntp/figures/extra_wide.png"
+    snakemake(tmp_path, "--cores", "2", target, "--configfile", "mine.yaml", "small.yaml")
+    told = json.loads((tmp_path / target).with_suffix(".json").read_text())
+    (wide,) = told["experiments"]
+    user = {entry["setting"]: entry["value"] for entry in wide["settings"] if entry["source"] == "user"}
+    assert user["vocabulary_size"] == user["embedding_dimension"] == 40
+
+
+def test_make_hands_the_user_s_file_on() -> None:
+    for arguments, said in (((), "snakemake --cores 4"), (("CONFIG=mine.yaml",), "--cores 4 --configfile mine.yaml")):
+        done = subprocess.run(["make", "-n", "figures", *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert f"{said}\n" in done.stdout.replace(" \n", "\n")
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
+    assert len(links) > 40
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
 def test_the_matrix_of_the_docs_is_what_the_command_prints() -> None:

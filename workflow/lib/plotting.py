@@ -6,6 +6,7 @@ the page can draw them again. Importing this module changes nothing of the user'
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from matplotlib import style as styles
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -122,9 +124,20 @@ class _Entry:
 
 
 class DrawnFigure(Figure):
-    """A figure that knows the sheet it was drawn through."""
+    """A figure that knows the sheet it was drawn through, and looks like one of ours wherever it is drawn."""
 
     sheet: Sheet
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw it, in our look: matplotlib asks its settings for ticks and texts that come up late."""
+        with look():
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=150)
+        return file.getvalue()
 
 
 class Sheet:

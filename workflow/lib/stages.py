@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from workflow.lib import costs, identity, rooms, startup
-from workflow.lib.contract import Job, Run
+from workflow.lib.contract import Drawing, Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
@@ -159,19 +159,9 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     are drawn, the caption's text, and every setting with its evidence.
     """
     from workflow.lib import captions, plotting
-    from workflow.lib.runs import NotRecordedError
-    from workflow.lib.tables import read_metrics
 
-    entry = paper.figure(figure)
-    experiments = [paper.experiment(name) for name in entry.experiments]
-    drawn = rooms.drawing(paper.name, entry.drawing)
-    costs.work_begins()
     with plotting.look():
-        try:
-            loaded = read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments})
-            drawing = drawn(loaded, *experiments)
-        except NotRecordedError as error:
-            raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
+        drawing = drawn(paper, figure, metrics)
         description = plotting.finished(drawing.figure)
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
             with atomic(outputs[kind]) as temporary:
@@ -183,6 +173,21 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     if "description" in outputs:
         described = {**captions.described(text, paper, figure), **description}
         write_text(outputs["description"], json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+
+
+def drawn(paper: Paper, figure: str, metrics: Mapping[str, Path]) -> Drawing:
+    """One figure, from the metric tables of its experiments; called in `plotting.look()`."""
+    from workflow.lib.runs import NotRecordedError
+    from workflow.lib.tables import read_metrics
+
+    entry = paper.figure(figure)
+    experiments = [paper.experiment(name) for name in entry.experiments]
+    drawing = rooms.drawing(paper.name, entry.drawing)
+    costs.work_begins()
+    try:
+        return drawing(read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments}), *experiments)
+    except NotRecordedError as error:
+        raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
 
 
 def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:

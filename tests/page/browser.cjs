@@ -48,6 +48,16 @@ const filters = async (tab) => {
   }
   const all = tab.locator("[data-filter='']");
   if (await all.count()) await all.click();
+  for (const button of await tab.locator("[data-optimizer]").all()) {
+    const name = await button.getAttribute("data-optimizer");
+    await button.click();
+    const shown = await tab.evaluate(() => [...document.querySelectorAll(".figure[data-optimizers]")].filter((figure) => figure.checkVisibility())
+      .map((figure) => figure.dataset.optimizers.split("|")));
+    const told = await button.locator("small").count() ? +(await button.locator("small").innerText()) : shown.length;
+    if (!shown.length || shown.length !== told || (name && shown.some((names) => !names.includes(name)))) findings.push(`optimizer ${name}: ${shown.length} figures are shown`);
+  }
+  const any = tab.locator("[data-optimizer='']");
+  if (await any.count()) await any.click();
 };
 
 (async () => {

@@ -48,8 +48,11 @@ def sheet(label: str = "NGD", scale: float = 1.0) -> Sheet:
     drawn = Sheet(2, 2, size=(plotting.WIDE, 4))
     (curves, marks), (heat, schematic) = drawn.panels
     drawn.band(curves, "loss", "ngd", curve(scale), color=plotting.RED, label=label)
-    drawn.line(curves, "loss", "law", [1, 1000], [1, 1e-3], color="black", linestyle="--", label="$t^{-1}$")
+    drawn.line(
+        curves, "loss", "law", [1, 1000], [1, 1e-3], role="theory", color="black", linestyle="--", label="$t^{-1}$"
+    )
     drawn.level(curves, "loss", "floor", 1e-2, label="floor")
+    drawn.moment(curves, "loss", "switch", 10)
     drawn.note(curves, "loss", "largest deviation", 0.25)
     curves.set(xscale="log", yscale="log", xlabel="step $t$", ylabel=r"$\|W\|_F$", title=label)
     drawn.bars(marks, "bars", "accuracy", [0, 1], [0.5, 1], [0.4, 0.9], [0.6, 1], label="accuracy")
@@ -80,13 +83,14 @@ def write(folder: Path, hostile: bool = False, step_size: float = 0.04472135955,
             {"setting": "ngd.step_size", "value": step_size, "source": "paper", "where": "p. 9"},
             {"setting": "width", "value": [1, 0.1234567], "source": "choice", "where": texts[3]},
         ]
+        rules = {"ngd": "ngd", "each": texts[3], "unused": "sgd"}
         head = {"name": "ntp", "title": texts[4], "authors": texts[1], "venue": texts[0]}
         described = {
             "figure": figure,
             "title": texts[1],
             "paper": head,
             "caption": CAPTION,
-            "experiments": [{"name": "two_stage", "about": texts[2], "settings": settings}],
+            "experiments": [{"name": "two_stage", "about": texts[2], "optimizers": rules, "settings": settings}],
             **description,
         }
         place.with_suffix(".json").write_text(json.dumps(described))

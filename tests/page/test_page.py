@@ -129,6 +129,15 @@ def test_order_counts_and_sources(hostile: Path, read: Read) -> None:
     assert "snakemake --cores 4 results/ntp/figures/fig2.pdf" in read.text
     filters = {a["data-filter"] for tag, a in read.elements if tag == "button" and "data-filter" in a}
     assert filters == {"", "fails", "not-measured", "paper", "ours", "user"}
+    chosen = [a["data-optimizer"] for tag, a in read.elements if tag == "button" and "data-optimizer" in a]
+    assert chosen == ["", "NGD", HOSTILE[3]]  # of the rules, those that are drawn
+    drawn = {a["id"]: a["data-optimizers"] for tag, a in read.elements if tag == "article" and "data-optimizers" in a}
+    assert drawn == {
+        "ntp-fig2": f"NGD|{HOSTILE[3]}",
+        "ntp-extra_more": f"NGD|{HOSTILE[3]}",
+        "mine-fig1": "",
+        "ntp-claims": "",
+    }
 
 
 def test_size(hostile: Path) -> None:
@@ -138,10 +147,10 @@ def test_size(hostile: Path) -> None:
 def test_what_a_chart_holds(hostile: Path) -> None:
     figure = Results.read(hostile, ["ntp"]).papers[0].figures[0]
     chart = charts.chart(figure)
-    assert [len(panel["series"]) for panel in chart["panels"]] == [3, 2, 1]  # the schematic is no chart
+    assert [len(panel["series"]) for panel in chart["panels"]] == [4, 2, 1]  # the schematic is no chart
     loss, bars, heat = chart["panels"]
     assert loss["notes"] == [["largest deviation", "0.25"]]
-    assert [series["kind"] for series in loss["series"]] == ["band", "line", "level"]
+    assert [series["kind"] for series in loss["series"]] == ["band", "line", "level", "moment"]
     assert loss["series"][0]["rows"] == 1000
     assert loss["series"][0]["shown"] <= charts.MOST
     assert loss["x"]["scale"] == loss["y"]["scale"] == "log"

@@ -74,6 +74,7 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "about": experiment.about,
+        "optimizers": {label: optimizer.rule for label, optimizer in experiment.optimizers.items()},
         "settings": [{"setting": name, **setting.model_dump(mode="json")} for name, setting in settings],
     }
 

@@ -106,12 +106,14 @@ class _Entry:
     panel: str
     series: str
     part: str
+    role: Role
     kind: Kind
     ax: Axes | None
     label: str = ""
     color: Any = None
     dash: Dash = "-"
     width: float = 0.0
+    opacity: float = 1.0
     marker: str = ""
     rows: int = 0
     scale: tuple[float, float, str] | None = None  # of a heat map: its ends and its colour map
@@ -201,12 +203,14 @@ class Sheet:
                 panel,
                 series,
                 part,
+                role,
                 kind,
                 ax,
                 label="" if label.startswith("_") else label,
                 color=style.get("color"),
                 dash=style.get("linestyle") or "-",
                 width=style.get("linewidth") or STYLE["lines.linewidth"],
+                opacity=style.get("alpha") or 1.0,
                 marker=str(style.get("marker") or ""),
                 rows=rows,
                 scale=style.get("scale"),
@@ -375,6 +379,7 @@ class Sheet:
                     "panel": entry.panel,
                     "series": entry.series,
                     "part": entry.part,
+                    "role": entry.role,
                     "rows": entry.rows,
                     "at": None if ax is None else axes.index(ax),
                     "kind": entry.kind,
@@ -382,6 +387,7 @@ class Sheet:
                     "color": None if entry.color is None else colors.to_hex(entry.color),
                     "dash": entry.strokes,
                     "width": float(entry.width),
+                    "opacity": float(entry.opacity),
                     "marker": entry.marker,
                     **({} if entry.scale is None else {"heat": _heat_colours(*entry.scale)}),
                 }

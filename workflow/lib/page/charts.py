@@ -149,6 +149,8 @@ def _axis(axis: Mapping[str, Any]) -> dict[str, Any]:
 
 def _series(series: Mapping[str, Any], numbers: np.ndarray, panel: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: series[key] for key in ("kind", "color", "dash", "width", "marker")}
+    if series.get("opacity", 1) < 1:
+        found["opacity"] = series["opacity"]
     if series["kind"] == "heat":
         return {**found, "heat": series["heat"], "z": _matrix(numbers)}
     shown = numbers if series["kind"] == "bars" else thinned(numbers, panel["x"]["scale"] == "log")
@@ -200,9 +202,9 @@ def _matrix(numbers: np.ndarray) -> list[list[float | int | None]]:
 
 
 def _legend(name: str, index: int, panels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A name in the legend with the look of the first series of that name, one with a colour where there is any."""
+    """A name in the legend with the look of the widest line of that name, one with a colour where there is any."""
     own = [series for panel in panels for series in panel["series"] if series["of"] == index]
-    like: Mapping[str, Any] = next((series for series in own if series["color"]), own[0] if own else {})
+    like: Mapping[str, Any] = max(own, key=lambda series: (bool(series["color"]), series["width"]), default={})
     look = {key: like.get(key) for key in ("kind", "color", "dash", "marker")}
     return {"text": texts.formulas(name), **look}
 

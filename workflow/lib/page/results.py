@@ -13,6 +13,7 @@ from typing import Any
 
 from workflow.lib.errors import UserError
 from workflow.lib.files import readable
+from workflow.lib.look import RULES
 from workflow.lib.page import texts
 
 # Sources in the order in which a reader of settings asks for them.
@@ -142,6 +143,15 @@ class Figure:
         """What the page's filter knows it by: all that its claims are known by."""
         return " ".join(sorted({kind for claim in self.claims for kind in claim.kinds.split()}))
 
+    @property
+    def optimizers(self) -> list[str]:
+        """The names of the rules whose runs it draws, in the order of legends; a rule of the user's own as it is."""
+        runs = [experiment.get("optimizers", {}) for experiment in self.description.get("experiments", ())]
+        rules = {label: rule for experiment in runs for label, rule in experiment.items()}
+        series = [entry for entry in self.description.get("series", ()) if entry.get("role") == "run"]
+        drawn = {rules[entry["series"]] for entry in series if entry["series"] in rules}
+        return [*(rule.name for key, rule in RULES.items() if key in drawn), *sorted(drawn - {*RULES})]
+
     def rows(self) -> list[list[str]]:
         """The lines of its CSV: panel, series, part, x, y, low, high; a table made elsewhere may have no parts."""
         return _csv(self.file("csv"), ("panel", "series", "part", "x", "y", "low", "high"), optional="part")
@@ -201,6 +211,13 @@ class Results:
         if not names:
             raise UserError(f"{folder}: no figures lie there. Run snakemake first, or name another folder")
         return cls(folder, tuple(_paper(folder / name) for name in names))
+
+    @property
+    def optimizers(self) -> dict[str, int]:
+        """In how many figures each rule runs, in the order of legends."""
+        count = Counter(rule for paper in self.papers for figure in paper.figures for rule in figure.optimizers)
+        known = [rule.name for rule in RULES.values() if rule.name in count]
+        return {name: count[name] for name in (*known, *sorted(count.keys() - {*known}))}
 
     @property
     def claims(self) -> list[Claim]:

@@ -52,7 +52,7 @@
   const told = (value) => (value === null || value === undefined ? "–" : String(+value.toPrecision(4)).replace("-", "−"));
 
   const tracesOf = (series, x, y, state) => {
-    const look = { color: rgb(series.color) };
+    const look = { color: rgb(series.color, series.opacity) };
     if (series.kind === "heat") {
       const { low, high, colors } = series.heat;
       return [{ type: "heatmap", z: series.z, zmin: low, zmax: high, colorscale: colors.map((color, at) => [at / (colors.length - 1), color]),
@@ -73,7 +73,7 @@
     }
     const width = Math.max(1.2, 1.5 * series.width);
     const dash = series.dash.length ? series.dash.map((stroke) => `${(stroke * width).toFixed(1)}px`).join(",") : "solid";
-    const line = { ...trace, type: "scatter", mode: series.marker || series.rows < 12 ? "lines+markers" : "lines",
+    const line = { ...trace, type: "scatter", mode: series.rows < (series.marker ? 40 : 12) ? "lines+markers" : "lines",
       line: { ...look, width, dash }, marker: { ...look, size: 6, symbol: SYMBOLS[series.marker] || "circle" } };
     if (series.kind === "level") return [{ ...line, x: state.ends, y: [series.y[0], series.y[0]].map(y.place), mode: "lines", text: [told(series.y[0]), told(series.y[0])] }];
     if (series.kind === "moment") return [{ ...line, x: [series.x[0], series.x[0]].map(x.place), y: state.heights, mode: "lines", text: [told(series.x[0]), told(series.x[0])] }];
@@ -154,23 +154,29 @@
     button.setAttribute("aria-pressed", String(shows));
   }));
 
-  const filters = [...document.querySelectorAll("[data-filter]")];
-  const filter = (kind) => {
-    filters.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.filter === kind)));
-    const kept = (element) => !kind || element.dataset.kinds.split(" ").includes(kind);
+  // What is shown: claims of a kind with their figures, and figures in which an optimizer runs.
+  const filters = [...document.querySelectorAll("[data-filter], [data-optimizer]")];
+  const chosen = { filter: "", optimizer: "" };
+  const filter = (choice) => {
+    Object.assign(chosen, choice);
+    filters.forEach((button) => button.setAttribute("aria-pressed",
+      String("filter" in button.dataset ? button.dataset.filter === chosen.filter : button.dataset.optimizer === chosen.optimizer)));
+    const kept = ({ dataset }) => (!chosen.filter || dataset.kinds.split(" ").includes(chosen.filter))
+      && (!chosen.optimizer || !("optimizers" in dataset) || dataset.optimizers.split("|").includes(chosen.optimizer));
     document.querySelectorAll("[data-kinds]").forEach((element) => { element.hidden = !kept(element); });
     document.querySelectorAll("section.paper").forEach((paper) => { paper.hidden = !paper.querySelector(".figure:not([hidden])"); });
-    if (kind) document.querySelectorAll(".holding").forEach((details) => { details.open = true; });
+    if (chosen.filter) document.querySelectorAll(".holding").forEach((details) => { details.open = true; });
     const nothing = document.querySelector(".nothing");
     if (nothing) nothing.hidden = Boolean(document.querySelector(".figure:not([hidden])"));
   };
-  filters.forEach((button) => button.addEventListener("click", () => filter(button.dataset.filter)));
+  filters.forEach((button) => button.addEventListener("click", () => filter("filter" in button.dataset
+    ? { filter: button.dataset.filter } : { optimizer: button.dataset.optimizer })));
   addEventListener("hashchange", () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
     const folded = target.closest("details:not([open])"), hidden = filters.length && target.closest("[hidden]");
     if (folded) folded.open = true;
-    if (hidden) filter("");
+    if (hidden) filter({ filter: "", optimizer: "" });
     if (folded || hidden) target.scrollIntoView();
   });
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));

@@ -41,6 +41,8 @@ def test_the_table_of_claims_tells_bands_that_depend_on_the_seeds(tmp_path: Path
     judging.write_csv(tmp_path / "claims.csv", rows)
     (tmp_path / "robustness").mkdir()
     (tmp_path / "robustness" / "robustness.csv").write_text(f"claim,share\n{next(iter(paper.claims))},0.9\n")
-    judging.write_markdown(tmp_path / "claims.md", judging.read_csv([tmp_path / "claims.csv"]), {"ntp": "title"})
+    judging.write_markdown(tmp_path / "claims.md", [tmp_path / "claims.csv"], {"ntp": "title"})
+    judging.write_joined(tmp_path / "all.csv", [tmp_path / "claims.csv"])
+    assert list(pd.read_csv(tmp_path / "all.csv")["fresh"].fillna(-1)) == [0.9, -1]
     text = (tmp_path / "claims.md").read_text()
     assert text.count("90% (depends on the seeds)") == 1

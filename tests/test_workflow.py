@@ -101,6 +101,8 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("papers/ntp/data.py", {"generate", "train", "measure", "draw", "judge"}),
         ("optim/ngd.py", {"train", "measure", "draw", "judge"}),
         ("optim/adam.py", set()),
+        ("plotting.py", {"draw"}),
+        ("loading.py", set()),
     ],
 )
 def test_editing_a_module_reruns_its_paper_only(finished_project: Path, module: str, stages: set[str]) -> None:
@@ -115,6 +117,14 @@ def test_editing_a_module_reruns_its_paper_only(finished_project: Path, module: 
         assert "Nothing to be done" in output
     else:
         assert set(job_counts(output)) - {"claims", "page", "all"} == stages
+
+
+def test_a_paper_alone_has_its_claims_to_read(finished_project: Path) -> None:
+    text = (finished_project / "results" / "ntp" / "claims.md").read_text()
+    assert text.count("\n## ") == 1
+    assert all(claim in text for claim in PLAN.paper("ntp").claims)
+    whole = (finished_project / "results" / "claims.md").read_text()
+    assert text == whole  # the one paper of this run
 
 
 def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> None:

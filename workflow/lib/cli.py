@@ -91,7 +91,7 @@ def _draw(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace) -> None:
     paper = _paper(options)
     tables = dict(zip(paper.experiments, _as_many(options.metrics, paper.experiments), strict=True))
-    stages.judge(paper, tables, options.claims)
+    stages.judge(paper, tables, options.claims, options.markdown)
 
 
 def _gather(options: argparse.Namespace) -> None:
@@ -239,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     one_paper(judged)
     judged.add_argument("--metrics", type=Path, nargs="+", required=True, metavar="PARQUET", help="one per experiment")
     judged.add_argument("--claims", type=Path, required=True, metavar="CSV", help="table to write")
+    judged.add_argument("--markdown", type=Path, metavar="MD", help="the same to write for reading")
 
     robust = stage("robustness", _robustness, "judge a paper's claims on fresh seeds")
     robust.add_argument("--paper", required=True, help="short name, such as ntp")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workflow.lib.contract import Measured
 from workflow.lib.errors import unknown
-from workflow.lib.files import atomic, readable, write_text
-from workflow.lib.page import texts
+from workflow.lib.files import atomic, write_text
+from workflow.lib.page.results import Claim as Told
+from workflow.lib.page.results import read_claims
 from workflow.lib.plan.model import Claim, Experiment, Paper
 from workflow.lib.runs import Metrics, NotRecordedError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = (
     "claim", "paper", "figure", "statement", "measured", "low", "high", "share", "verdict", "settings", "source",
@@ -129,70 +127,66 @@ def write_csv(path: Path | str, rows: Iterable[dict[str, object]]) -> None:
             writer.writerow({name: "" if value != value else value for name, value in row.items()})
 
 
-def read_csv(paths: Iterable[Path | str]) -> pd.DataFrame:
-    """Read and join the claims tables of several papers."""
-    import pandas as pd  # which judging a paper does without
-
-    tables = []
-    for path in paths:
-        with readable(path):
-            tables.append(pd.read_csv(path, keep_default_na=False, na_values={"low": "", "high": "", "measured": ""}))
-            fresh = Path(path).parent / "robustness" / "robustness.csv"  # there if somebody asked for it
-            shares = pd.read_csv(fresh).set_index("claim")["share"] if fresh.exists() else pd.Series(dtype=float)
-            tables[-1]["fresh"] = tables[-1]["claim"].map(shares)
-    return pd.concat(tables, ignore_index=True)
+def write_joined(path: Path | str, tables: Iterable[Path]) -> None:
+    """Write the lines of several claims.csv, and the share of fresh seeds in each band where it was measured."""
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, (*COLUMNS, "fresh"), lineterminator="\n")
+        writer.writeheader()
+        for table in tables:
+            fresh = {claim.name: claim.fresh for claim in read_claims(table)}
+            with table.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines):
+                    writer.writerow({**row, "fresh": "" if fresh[row["claim"]] is None else fresh[row["claim"]]})
 
 
-def _fresh(share: float) -> str:
-    """The share of fresh seeds inside the band; one below 95 % is a band that depends on the seeds."""
-    return "" if math.isnan(share) else f"{share:.0%}" + (" (depends on the seeds)" if share < ROBUST else "")
-
-
-def _counted(claims: pd.DataFrame) -> str:
-    """How many claims hold, fail and were not measured."""
-    counts = claims["verdict"].value_counts()
-    told = f"{counts.get('holds', 0)} of {len(claims)} hold, {counts.get('fails', 0)} fail"
-    return f"{told}, {counts['not measured']} were not measured" if "not measured" in counts else told
-
-
-def _readable_table(claims: pd.DataFrame) -> pd.DataFrame:
-    """The table as a person reads it: what fails first, then what was not measured."""
-    import pandas as pd
-
-    claims = claims.iloc[np.argsort(claims["verdict"].map(list(VERDICTS).index), kind="stable")]
-    table = pd.DataFrame(
-        {
-            "": claims["verdict"].map(VERDICTS),
-            "claim": claims["claim"],
-            "statement": claims["statement"],
-            "measured": claims["measured"].map(texts.number),
-            "band": [
-                texts.band(low, high, share)
-                for low, high, share in zip(claims["low"], claims["high"], claims["share"], strict=True)
-            ],
-            "source": claims["source"],
-        }
-    )
-    if claims["fresh"].notna().any():
-        table["fresh seeds"] = [_fresh(share) for share in claims["fresh"]]
-    if claims["reason"].any():
-        table["why"] = claims["reason"]
-    if (claims["settings"] != "as shipped").any():
-        table["settings"] = claims["settings"]
-    return table
-
-
-def write_markdown(path: Path | str, claims: pd.DataFrame, titles: Mapping[str, str]) -> None:
-    """Write a table that a person likes to read, paper by paper, failing claims first."""
+def write_markdown(path: Path | str, tables: Iterable[Path], titles: Mapping[str, str]) -> None:
+    """Write the claims of some tables as one that a person likes to read, paper by paper, failing claims first."""
+    papers = [(table, read_claims(table)) for table in tables]
     parts = [
-        f"# Claims: {_counted(claims)}\n",
+        f"# Claims: {_counted([claim for _, claims in papers for claim in claims])}\n",
         "*measured* is the decisive seed's value: the worst one that has to lie in the band. "
         "*source* says where the claim comes from, and the band where that differs.\n",
     ]
-    for paper, mine in claims.groupby("paper", sort=False):
-        parts.append(f"## {paper}: {titles[str(paper)]}\n\n{_counted(mine)}.\n")
-        table = _readable_table(mine)
-        lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-        lines += ["| " + " | ".join(str(v).replace("|", "\\|") for v in r) + " |" for r in table.to_numpy()]
-        parts.append("\n".join(lines) + "\n")
+    for table, claims in papers:
+        paper = claims[0].paper if claims else table.parent.name
+        parts.append(f"## {paper}: {titles[paper]}\n\n{_counted(claims)}.\n")
+        columns = _readable(claims)
+        parts.append(_line(columns) + "|" + "---|" * len(columns) + "\n")
+        parts[-1] += "".join(map(_line, zip(*columns.values(), strict=True)))
     write_text(path, "\n".join(parts))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _counted(claims: Sequence[Told]) -> str:
+    """How many claims hold, fail and were not measured."""
+    counts = Counter(claim.verdict for claim in claims)
+    told = f"{counts['holds']} of {len(claims)} hold, {counts['fails']} fail"
+    return f"{told}, {counts['not measured']} were not measured" if counts["not measured"] else told
+
+
+def _readable(claims: Sequence[Told]) -> dict[str, list[str]]:
+    """The columns that a person reads: what fails first, then what was not measured."""
+    claims = sorted(claims, key=lambda claim: list(VERDICTS).index(claim.verdict))
+    columns = {
+        "": [VERDICTS[claim.verdict] for claim in claims],
+        "claim": [claim.name for claim in claims],
+        "statement": [claim.statement for claim in claims],
+        "measured": [claim.told for claim in claims],
+        "band": [claim.band for claim in claims],
+        "source": [claim.source for claim in claims],
+    }
+    if any(claim.fresh is not None for claim in claims):
+        columns["fresh seeds"] = [_fresh(claim.fresh) for claim in claims]
+    if any(claim.reason for claim in claims):
+        columns["why"] = [claim.reason for claim in claims]
+    if any(claim.own for claim in claims):
+        columns["settings"] = [claim.settings for claim in claims]
+    return columns
+
+
+def _fresh(share: float | None) -> str:
+    """The share of fresh seeds inside the band; one below 95 % is a band that depends on the seeds."""
+    return "" if share is None else f"{share:.0%}" + (" (depends on the seeds)" if share < ROBUST else "")

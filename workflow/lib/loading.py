@@ -92,7 +92,9 @@ class Results:
         Raises:
             UserError: the claims were not judged yet.
         """
-        from workflow.lib import judging
+        import pandas as pd
+
+        from workflow.lib.page.results import read_claims
 
         table = self.folder / "claims.csv"
         if not table.exists():
@@ -105,7 +107,9 @@ class Results:
                 f"`snakemake --cores 4 {self.name}` judges anew.",
                 stacklevel=2,
             )
-        return judging.read_csv([table])
+        shares = {claim.name: claim.fresh for claim in read_claims(table)}
+        found = pd.read_csv(table, keep_default_na=False, na_values={"low": "", "high": "", "measured": ""})
+        return found.assign(fresh=found["claim"].map(shares).astype(float))
 
     def figure(self, name: str) -> matplotlib.figure.Figure:
         """A figure, drawn from the metrics; a figure of matplotlib's that looks as printed, whatever your settings are.

@@ -190,8 +190,15 @@ def drawn(paper: Paper, figure: str, metrics: Mapping[str, Path]) -> Drawing:
         raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
 
 
-def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
-    """Measure every claim of a paper and hold it against its band; a claim that fails is a line like any other."""
+def judge(paper: Paper, metrics: Mapping[str, Path], table: Path, markdown: Path | None = None) -> None:
+    """Measure every claim of a paper and hold it against its band; a claim that fails is a line like any other.
+
+    Args:
+        paper: its claims are judged.
+        metrics: the metric table of each experiment.
+        table: to write, for programs.
+        markdown: the same for reading, if wanted.
+    """
     from workflow.lib import judging
     from workflow.lib.tables import read_metrics
 
@@ -201,14 +208,14 @@ def judge(paper: Paper, metrics: Mapping[str, Path], table: Path) -> None:
     judging.write_csv(
         table, [judging.judged(paper, claim, known[claim.name], loaded) for claim in paper.claims.values()]
     )
+    if markdown is not None:
+        judging.write_markdown(markdown, [table], {paper.name: paper.title})
 
 
 def gather(tables: Sequence[Path], titles: Mapping[str, str], csv: Path, markdown: Path, html: Path) -> None:
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
     from workflow.lib import judging, page
 
-    joined = judging.read_csv(tables)
-    with atomic(csv) as temporary:
-        joined.to_csv(temporary, index=False)
-    judging.write_markdown(markdown, joined, titles)
+    judging.write_joined(csv, tables)
+    judging.write_markdown(markdown, tables, titles)
     page.write_claims(html, tables, titles)

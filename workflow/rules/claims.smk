@@ -6,6 +6,7 @@ rule judge:
         metrics=metric_tables,
     output:
         claims="results/{paper}/claims.csv",
+        markdown="results/{paper}/claims.md",
     log:
         "results/{paper}/logs/judge.log",
     localrule: True
@@ -25,6 +26,7 @@ rule judge:
         " --plan {params.plan:q}"
         " --metrics {input.metrics:q}"
         " --claims {output.claims:q}"
+        " --markdown {output.markdown:q}"
         " 2>&1 | tee {log:q}"
 
 

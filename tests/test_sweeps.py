@@ -20,7 +20,7 @@ from workflow.lib import plotting, rooms, stages
 from workflow.lib.errors import UserError
 from workflow.lib.files import read_parameters
 from workflow.lib.plan import jobs
-from workflow.lib.plan.model import Paper
+from workflow.lib.plan.model import Paper, block_seeds
 from workflow.lib.rooms import load_paper
 from workflow.lib.runs import Metrics, NotRecordedError, Trace
 from workflow.lib.sweep import reached
@@ -203,33 +203,37 @@ def test_many_points_are_few_jobs() -> None:
     assert len(first["optimizers"]) == len(first["sweep"]["points"]) == 10
 
 
-def train(paper: Paper, name: str, folder: Path) -> None:
-    """All files of an experiment up to its metrics, through what jobs get."""
-    experiment = paper.experiment(name)
-    room = rooms.room(paper.name)
-    taken = jobs.take(Path(jobs.hand(folder, "data", jobs.for_data(experiment))), room).experiment(name)
-    stages.generate(taken, [0, 1], folder / "0-1.npz")
-    for job in experiment.jobs:
-        taken = jobs.take(Path(jobs.hand(folder, "run", jobs.for_run(experiment, job))), room).experiment(name)
-        stem = folder / job / "0-1"
-        stages.train(
-            taken, job, [0, 1], folder / "0-1.npz", stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
-        )
+def train(paper: Paper, name: str, folder: Path) -> Path:
+    """All files of an experiment up to its metric table, through what jobs get."""
+    experiment, room = paper.experiment(name), rooms.room(paper.name)
+    seeds = experiment.blocks()
+    for numbers in seeds:
+        taken = jobs.take(Path(jobs.hand(folder, "data", jobs.for_data(experiment))), room).experiment(name)
+        stages.generate(taken, block_seeds(numbers), folder / f"{numbers}.npz")
+        before = {job: experiment.before(labels[0]) for job, labels in experiment.jobs.items()}
+        for job in sorted(before, key=lambda job: len(before[job])):
+            taken = jobs.take(Path(jobs.hand(folder, "run", jobs.for_run(experiment, job))), room).experiment(name)
+            trace, parameters = (folder / job / f"{numbers}.{kind}" for kind in ("parquet", "safetensors"))
+            start = folder / before[job][-1] / f"{numbers}.safetensors" if before[job] else None
+            stages.train(taken, job, block_seeds(numbers), folder / f"{numbers}.npz", trace, parameters, start=start)
     taken = jobs.take(Path(jobs.hand(folder, "metrics", jobs.for_metrics(experiment))), room).experiment(name)
-    stages.measure(taken, [folder / "0-1.npz"], folder, ["0-1"], folder / f"{name}.parquet")
+    metrics = folder / f"{name}.parquet"
+    stages.measure(taken, [folder / f"{numbers}.npz" for numbers in seeds], folder, seeds, metrics)
+    return metrics
 
 
 def test_points_that_share_a_job_are_the_runs_that_they_are_alone(tmp_path: Path) -> None:
     values = {"ngd_lr0.01": 0.01, "ngd_lr0.3": 0.3}
-    paper = load_paper("ntp", swept([*values.values()]))
+    paper = load_paper("ntp", two_stage(ngd={"lr": {"sweep": [*values.values()]}}, seeds=3, seeds_per_job=2))
     train(paper, "two_stage_ngd_lr", tmp_path / "swept")
     together = read_traces(tmp_path / "swept" / "two_stage_ngd_lr.parquet")
     kept = read_parameters(tmp_path / "swept" / "ngd_points1" / "0-1.safetensors")
+    assert together["ngd_lr0.3"].seeds == (0, 1, 2)
     for label, value in values.items():
-        train(load_paper("ntp", two_stage(ngd={"lr": value})), "two_stage", tmp_path / label)
-        alone = read_traces(tmp_path / label / "two_stage.parquet")["ngd"]
+        alone = two_stage(ngd={"lr": value}, seeds=3, seeds_per_job=2)
+        train(load_paper("ntp", alone), "two_stage", tmp_path / label)
         found = dict(together[label].items())
-        for key, curve in alone.items():
+        for key, curve in read_traces(tmp_path / label / "two_stage.parquet")["ngd"].items():
             assert np.array_equal(curve.values, found[key].values, equal_nan=True), key
         assert np.array_equal(
             read_parameters(tmp_path / label / "ngd" / "0-1.safetensors")["value"], kept[f"{label}/value"]
@@ -237,6 +241,16 @@ def test_points_that_share_a_job_are_the_runs_that_they_are_alone(tmp_path: Path
     for path in (tmp_path / "swept" / "two_stage_ngd_lr.parquet", tmp_path / "swept" / "ngd_points1" / "0-1.parquet"):
         metadata = json.loads(pq.read_schema(path).metadata[b"swept"])
         assert metadata == {label: {"lr": value} for label, value in values.items()}
+
+
+def test_a_point_that_diverges_before_its_first_record_is_a_result(tmp_path: Path) -> None:
+    settings = {"positions": 20, "iterations": 40, "boosting_steps": 10}
+    changes = {"seeds": 2, "settings": settings, "optimizers": {"prox": {"lr": {"sweep": [0.005, 1e9]}}}}
+    paper = load_paper("scb", {"experiments": {"main": changes}})
+    metrics = Metrics({"main_prox_lr": read_traces(train(paper, "main_prox_lr", tmp_path))})
+    ends = [reached(metrics, paper.experiment("main_prox_lr"), label)[0] for label in ("prox_lr0.005", "prox_lr1e09")]
+    assert np.isfinite(ends[0]).all()
+    assert np.isnan(ends[1]).all()
 
 
 # ---- the figure ----
@@ -253,6 +267,10 @@ def test_what_is_reached() -> None:
     end, steps = reached(Metrics({"balanced_gd_lr": {"gd_lr0.1": trace}}), experiment, "gd_lr0.1")
     assert np.array_equal(end, [0.04, np.nan, 0.8], equal_nan=True)
     assert np.array_equal(steps, [4, 2, np.nan], equal_nan=True)
+    gone = Trace(range(3))  # before anything was recorded
+    gone.record("diverged_at", 0, [1, 1, 1])
+    end, steps = reached(Metrics({"balanced_gd_lr": {"gd_lr0.1": gone}}), experiment, "gd_lr0.1")
+    assert np.isnan([*end, *steps]).all()
     with pytest.raises(NotRecordedError, match="error"):
         reached(Metrics({"balanced_gd_lr": {"gd_lr0.1": Trace(range(3))}}), experiment, "gd_lr0.1")
 
@@ -275,8 +293,10 @@ def above(value: float, diverged: bool = False) -> Trace:
         ({"init": {"sweep": ["zero", "uniform"]}}, None),
         ({"sentences": {"sweep": [10, 20, 40]}}, {"lr_kq": {"sweep": {"log": [1e-3, 1, 7]}}}),
         ({"sentences": {"sweep": [10, 20, 40]}, "init": {"sweep": ["zero", "uniform"]}}, None),
+        ({"sentences": {"sweep": [10]}, "init": {"sweep": ["zero", "uniform"]}}, None),  # nothing reaches the target
+        ({"sentences": {"sweep": [10, 20]}}, None),
     ],
-    ids=["curve", "words", "grid", "grid of settings"],
+    ids=["curve", "words", "grid", "grid of settings", "grid without steps", "curve without steps"],
 )
 def test_the_figure_is_sound_and_tells_what_went_wrong(tmp_path: Path, settings: Any, ngd: Any) -> None:
     paper = load_paper("ntp", two_stage(settings, ngd))
@@ -291,6 +311,7 @@ def test_the_figure_is_sound_and_tells_what_went_wrong(tmp_path: Path, settings:
         drawing = rooms.drawing("ntp", "sweep")(Metrics(tables), *experiments)
         description = plotting.finished(drawing.figure)
     assert layout.faults(drawing.figure) == []
+    json.dumps(description, allow_nan=False)  # what the page reads knows no NaN
     named = {entry["name"] for entry in description["series"]}
     assert "not reached by every seed" in named
     assert ("a seed diverged" in named) == bool(ngd) == bool(drawing.facts["diverged"])

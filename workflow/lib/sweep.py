@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,10 @@ def sweep(metrics: Metrics, *experiments: Experiment) -> Drawing:
     first = experiments[0]
     assert first.sweep is not None, "the plan refuses others"
     series = _series(metrics, experiments)
-    drawn = {label: looks(first)[label] for label in first.optimizers if label in series}
+    shown = looks(first, {label: label for label in first.optimizers})  # a rule's name may stand for several entries
+    drawn = {label: shown[label] for label in first.optimizers if label in series}
     if first.sweep.entry is not None:
-        known = looks(first)[first.sweep.points[0]]
-        drawn = {first.sweep.entry: Look(first.sweep.entry, known.color, known.dash, known.marker)}
+        drawn = {first.sweep.entry: replace(shown[first.sweep.points[0]], name=first.sweep.entry)}
     axes = [_Axis.of(first, key, [p.values[place] for p in next(iter(series.values()))])
             for place, key in enumerate(first.sweep.axes)]  # fmt: skip
     sheet = _curves(first, series, drawn, axes[0]) if len(axes) == 1 else _maps(first, series, axes)
@@ -75,8 +75,15 @@ def reached(metrics: Metrics, experiment: Experiment, label: str) -> tuple[np.nd
     assert experiment.objective is not None, "sweeps have one"
     goal, metric = experiment.goal, experiment.objective.value
     indices = metrics.indices(experiment.name, metric, label)
+    lost = [
+        ~np.isnan(metrics.value(experiment.name, "diverged_at", label, index=index))
+        for index in metrics.indices(experiment.name, "diverged_at", label)
+    ]
     if not indices:
-        raise NotRecordedError(f"{metric} was not recorded for {label} in {experiment.name}")
+        if not lost or not np.logical_or.reduce(lost).all():
+            raise NotRecordedError(f"{metric} was not recorded for {label} in {experiment.name}")
+        nothing = np.full(lost[0].shape, np.nan)  # every seed diverged before the first record
+        return nothing, nothing
     curves = [metrics.curve(experiment.name, metric, label, index) for index in indices]
     if any(not np.array_equal(curve.steps, curves[0].steps) for curve in curves):
         raise NotRecordedError(
@@ -86,8 +93,8 @@ def reached(metrics: Metrics, experiment: Experiment, label: str) -> tuple[np.nd
     worst = stack.max(axis=0) if goal.above is None else stack.min(axis=0)
     there = worst < goal.number if goal.above is None else worst > goal.number
     end = worst[:, -1].copy()
-    for index in metrics.indices(experiment.name, "diverged_at", label):
-        end[~np.isnan(metrics.value(experiment.name, "diverged_at", label, index=index))] = np.nan
+    for gone in lost:
+        end[gone] = np.nan
     return end, np.where(there.any(axis=1), curves[0].steps[there.argmax(axis=1)], np.nan)
 
 
@@ -120,6 +127,14 @@ class _Axis:
         """What the value without the sweep is called."""
         return "the paper's value" if self.source == "paper" else f"value without the sweep ({self.source})"
 
+    @property
+    def marked(self) -> float | None:
+        """Where a curve's axis marks the value without the sweep: as far as the points reach."""
+        place = self.place(self.shipped)
+        if np.isnan(place):
+            return None
+        return float(self.shipped) if self.numeric else place
+
     def place(self, value: Any) -> float:
         """Where a value lies among the points, counted from 0; NaN outside."""
         if value in self.values:
@@ -142,29 +157,53 @@ def _told(value: Any) -> str:
 
 
 def _curves(first: Experiment, series: dict[str, list[Point]], drawn: dict[str, Look], axis: _Axis) -> Sheet:
-    """Both panels against one value: median and range of the seeds."""
+    """Both panels against one value: median and range of the seeds, and marks where seeds fell short."""
     sheet = Sheet(1, 2, size=(WIDE, 2.7))
-    lost, failed = [], []
-    for label, look in drawn.items():
-        points = sorted(series[label], key=lambda point: point.values[0]) if axis.numeric else series[label]
-        x = np.array([p.values[0] if axis.numeric else axis.values.index(p.values[0]) for p in points], dtype=float)
-        for ax, panel, rows in zip(
-            sheet.panels[0], PANELS, ([p.end for p in points], [p.steps for p in points]), strict=True
-        ):
-            low, middle, high = _spread(rows)
+    left, right = sheet.panels[0]
+    at = {label: _order(points, axis) for label, points in series.items()}
+    for ax, panel in zip((left, right), PANELS, strict=True):
+        for label, look in drawn.items():
+            places, points = at[label]
+            low, middle, high = _spread([getattr(point, _FIELDS[panel]) for point in points])
             style = {**look.points, "linestyle": look.dash}
-            sheet.points(ax, panel, label, x, middle, low, high, part="median", **style)
-        lost += [at for at, p in zip(x, points, strict=True) if np.isnan(p.end).any()]
-        failed += [at for at, p in zip(x, points, strict=True) if np.isnan(p.steps).any()]
-    for ax, panel in zip(sheet.panels[0], PANELS, strict=True):
-        _scales(ax, axis, [row for points in series.values() for p in points for row in (getattr(p, _FIELDS[panel]),)])
-    _marks(sheet, first, axis, np.unique(lost), np.unique(failed))
+            sheet.points(ax, panel, label, places, middle, low, high, part="median", **style)
+        _scales(ax, axis, [getattr(point, _FIELDS[panel]) for points in series.values() for point in points])
+        ax.set_xlabel(axis.name)
+    sheet.level(left, "objective", "target", first.goal.number, label="target")
+    for ax, panel in zip((left, right), PANELS, strict=True):
+        ends = ax.get_ylim()
+        if axis.marked is not None:
+            sheet.moment(ax, panel, axis.mark, axis.marked, color="black", linewidth=1, label=axis.mark)
+        for row, (label, look) in enumerate(drawn.items()):
+            places, points = at[label]
+            short = places[[bool(np.isnan(getattr(point, _FIELDS[panel])).any()) for point in points]]
+            if short.size:
+                # Along the upper edge, a row for each optimizer, in its colour where there are several.
+                height = ax.transData.inverted().transform(ax.transAxes.transform((0, 1 - 0.06 * row)))[1]
+                style = {**_SHORT[panel], **({"color": look.color} if len(drawn) > 1 else {})}
+                y = np.full(short.shape, height)
+                sheet.points(ax, panel, label, short, y, part=style["label"], role="mark", clip_on=False, **style)
+        ax.set_ylim(ends)
+    left.set(title=f"{_objective(first)} at the end", ylabel=_objective(first))
+    right.set(title=f"steps until {_objective(first)} is {_target(first)}", ylabel="steps")
     sheet.letter()
     sheet.legend()
     return sheet
 
 
 _FIELDS = {"objective": "end", "steps": "steps"}
+_SHORT: dict[str, dict[str, Any]] = {
+    "objective": {"marker": "x", "color": RED, "label": "a seed diverged"},
+    "steps": {"marker": "v", "color": GREY, "markerfacecolor": "none", "label": "not reached by every seed"},
+}
+
+
+def _order(points: Sequence[Point], axis: _Axis) -> tuple[np.ndarray, list[Point]]:
+    """Where points lie along the axis, and the points in this order."""
+    if not axis.numeric:
+        return np.array([axis.values.index(point.values[0]) for point in points], dtype=float), list(points)
+    ordered = sorted(points, key=lambda point: float(point.values[0]))
+    return np.array([point.values[0] for point in ordered], dtype=float), ordered
 
 
 def _spread(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,31 +220,17 @@ def _scales(ax: Axes, axis: _Axis, rows: Sequence[np.ndarray]) -> None:
     if not axis.numeric:
         ax.set_xticks(*axis.ticks())
         ax.set_xlim(-0.5, len(axis.values) - 0.5)
+    elif len(axis.values) > 1:
+        ends = np.array([min(axis.values), max(axis.values)], dtype=float)
+        ratio, width = ends[1] / ends[0] if axis.log else 1, ends[1] - ends[0]
+        pad = ends * ratio ** np.array([-0.05, 0.05]) if axis.log else ends + width * np.array([-0.05, 0.05])
+        ax.set_xlim(*pad)
     known = np.concatenate(rows)
     known = known[~np.isnan(known)]
-    if known.size and known.min() > 0 and known.max() >= WIDE_RATIO * known.min():
+    if not known.size:
+        ax.set(yticks=[], ylim=(0, 1))
+    elif known.min() > 0 and known.max() >= WIDE_RATIO * known.min():
         ax.set_yscale("log")
-
-
-def _marks(sheet: Sheet, first: Experiment, axis: _Axis, lost: np.ndarray, failed: np.ndarray) -> None:
-    """What the points are held against: target, value without the sweep; and where seeds fell short."""
-    left, right = sheet.panels[0]
-    sheet.level(left, "objective", "target", first.goal.number, label="target")
-    crosses = (left, "objective", lost, {"marker": "x", "color": RED, "label": "a seed diverged"})
-    hollow = {"marker": "v", "color": GREY, "markerfacecolor": "none", "label": "not reached by every seed"}
-    for ax, panel, places, style in (crosses, (right, "steps", failed, hollow)):
-        low, high = ax.get_ylim()
-        shipped = axis.shipped
-        at = shipped if axis.numeric else axis.place(shipped)
-        if type(at) in (int, float) and not np.isnan(at) and (at > 0 or not axis.log):
-            sheet.moment(ax, panel, axis.mark, at, color="black", linewidth=1, label=axis.mark)
-        if places.size:
-            tops = np.full(places.shape, high)
-            sheet.points(ax, panel, str(style["label"]), places, tops, role="mark", clip_on=False, **style)
-        ax.set_ylim(low, high)
-        ax.set_xlabel(axis.name)
-    left.set(title=f"{_objective(first)} at the end", ylabel=_objective(first))
-    right.set(title=f"steps until {_objective(first)} is {_target(first)}", ylabel="steps")
 
 
 def _objective(experiment: Experiment) -> str:
@@ -232,14 +257,18 @@ def _maps(first: Experiment, series: dict[str, list[Point]], axes: Sequence[_Axi
                     matrix[j, i] = np.nan if np.isnan(found).all() else np.nanmedian(found)
                     if np.isnan(found).any():
                         flawed.append((i, j))
-            _map(
-                sheet, ax, f"{label}, {panel}", label, matrix, axes, "steps" if panel == "steps" else _objective(first)
-            )
-            what = "a seed diverged" if panel == "objective" else "not reached by every seed"
+            name = "steps" if panel == "steps" else _objective(first)
+            called = _map(sheet, ax, panel, label, matrix, axes, name)
             if flawed:
-                style = {"marker": "x" if panel == "objective" else "v", "color": RED if panel == "objective" else GREY}
+                style = {**_SHORT[panel], "markerfacecolor": GREY}
                 sheet.points(
-                    ax, f"{label}, {panel}", what, *np.array(flawed, dtype=float).T, role="mark", label=what, **style
+                    ax,
+                    f"{label}, {panel}",
+                    label,
+                    *np.array(flawed, dtype=float).T,
+                    part=style["label"],
+                    role="mark",
+                    **style,
                 )
             at = [axis.place(axis.shipped) for axis in axes]
             if not np.isnan(at).any():
@@ -249,7 +278,7 @@ def _maps(first: Experiment, series: dict[str, list[Point]], axes: Sequence[_Axi
                     "markersize": 8,
                     "label": "values without the sweep",
                 }
-                sheet.points(ax, f"{label}, {panel}", "values without the sweep", [at[0]], [at[1]], role="mark", **ring)
+                sheet.points(ax, called, "values without the sweep", [at[0]], [at[1]], role="mark", **ring)
             told = f"{_objective(first)} at the end" if panel == "objective" else f"steps until {_target(first)}"
             ax.set(title=f"{label}: {told}" if len(series) > 1 else told, xlabel=across.name, ylabel=up.name)
     sheet.letter()
@@ -257,16 +286,22 @@ def _maps(first: Experiment, series: dict[str, list[Point]], axes: Sequence[_Axi
     return sheet
 
 
-def _map(sheet: Sheet, ax: Axes, panel: str, label: str, matrix: np.ndarray, axes: Sequence[_Axis], name: str) -> None:
-    """One heat map; logarithms where the numbers spread."""
+def _map(sheet: Sheet, ax: Axes, panel: str, label: str, matrix: np.ndarray, axes: Sequence[_Axis], name: str) -> str:
+    """One heat map; logarithms where the numbers spread. Returns what its panel is called in the table."""
     known = matrix[~np.isnan(matrix)]
     log = bool(known.size) and known.min() > 0 and known.max() >= WIDE_RATIO * known.min()
-    image = sheet.heat(ax, panel, label, np.log10(matrix) if log else matrix, cmap="viridis", origin="lower")
+    shown = np.log10(matrix) if log else matrix
+    called = f"{label}, log10 of {panel}" if log else f"{label}, {panel}"
+    # Where nothing or one number is there, a scale has no ends of its own.
+    low, high = (np.nanmin(shown), np.nanmax(shown)) if known.size else (0.0, 1.0)
+    low, high = (low, high) if low < high else (low - 0.5, low + 0.5)
+    image = sheet.heat(ax, called, label, shown, cmap="viridis", origin="lower", vmin=low, vmax=high)
     bar = sheet.figure.colorbar(image, ax=ax)
     bar.set_label(f"$\\log_{{10}}$ of {name}" if log else name)
     across, up = axes
     ax.set_xticks(*across.ticks())
     ax.set_yticks(*up.ticks())
+    return called
 
 
 def _facts(

@@ -75,7 +75,9 @@ def _measure_run(
             trace.record("switch_exact", end, (kept == (problem.attention != 0)).all(axis=(1, 2)), index=name)
     _record_matrices(trace, end, attention, run.parameters["value"])
     rules = [experiment.optimizers[name] for name in (*experiment.before(label), label)]
-    if all(o.rule == "preconditioned_prox" and o.options.attention == "linear" for o in rules):
+    # A run that goes on and diverges before its first record has no alignments to be held against the path.
+    recorded = "value_alignment" in trace
+    if recorded and all(o.rule == "preconditioned_prox" and o.options.attention == "linear" for o in rules):
         steps = trace["value_alignment"].steps
         with np.errstate(all="ignore"):  # with steps that diverge, the path does too
             paths = predicted_alignments(settings, rules, problem)

@@ -65,6 +65,7 @@ def _train(options: argparse.Namespace) -> None:
         options.parameters,
         options.device,
         options.start,
+        options.events,
     )
 
 
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "--start", type=Path, nargs="?", metavar="SAFETENSORS", help="of the block's runs that these go on from"
     )
     trained.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="default: cpu")
+    trained.add_argument("--events", type=Path, nargs="?", metavar="FOLDER", help="for TensorBoard, if it is to be")
     trained.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
     trained.add_argument("--trace", type=Path, required=True, metavar="PARQUET", help="table to write")
     trained.add_argument("--parameters", type=Path, required=True, metavar="SAFETENSORS", help="file to write")

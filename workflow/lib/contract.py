@@ -41,12 +41,13 @@ class Job:
     `device` is cpu, cuda or auto; `checkpoint` is a file that a long training may keep its state in, to go on
     after a kill; the stage removes it once the results are written. `start` holds the final parameters of the runs
     that these go on from (`Optimizer.start_from`), their leading dimension the seeds of the job; None where they start
-    on their own.
+    on their own. `events` is a folder for what TensorBoard shows while the job runs, None where nobody asked for it.
     """
 
     device: str = "cpu"
     checkpoint: Path | None = None
     start: Arrays | None = None
+    events: Path | None = None
 
 
 @dataclass

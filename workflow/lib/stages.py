@@ -34,6 +34,7 @@ def train(
     parameters: Path,
     device: str = "cpu",
     start: Path | None = None,
+    events: Path | None = None,
 ) -> None:
     """Run one optimizer on a block of seeds; write the trace, the final parameters and snapshots.
 
@@ -49,6 +50,7 @@ def train(
         parameters: the file to write.
         device: cpu, cuda or auto.
         start: the parameters of the same block's runs that these go on from, where they do.
+        events: a folder for what TensorBoard shows meanwhile, where that is wanted.
     """
     from workflow.lib.tables import write_traces
 
@@ -69,7 +71,8 @@ def train(
     traces: dict[str, Trace] = {}
     kept: Arrays = {}
     for entry in entries:
-        run = training(experiment, entry, arrays, Job(device, checkpoint, before))
+        own_events = events / entry.label if events is not None and len(entries) > 1 else events
+        run = training(experiment, entry, arrays, Job(device, checkpoint, before, own_events))
         traces[entry.label] = run.trace
         kept |= {_parameter(experiment, entry.label, name): array for name, array in run.parameters.items()}
     what = identity.of_run(experiment, optimizer, seeds)

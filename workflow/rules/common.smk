@@ -212,6 +212,15 @@ def training_device(wildcards):
     return plan.device if planned(wildcards).settings.needs().gpu else "cpu"
 
 
+def events(wildcards, threads):
+    """The folder for what TensorBoard shows of a training, where that is wanted.
+
+    It asks for `threads` so that no finished job runs again to be watched (see `python`).
+    """
+    parts = (wildcards.paper, wildcards.experiment, wildcards.optimizer, wildcards.seeds)
+    return ["results/events/" + "/".join(parts)] if plan.tensorboard else []
+
+
 def needs(what):
     """A resource function: what a training job of this experiment asks of the machine; a retry gets more memory."""
 

@@ -3,7 +3,7 @@
 import atexit
 import sys
 
-from workflow.lib import cluster, preflight, rounds
+from workflow.lib import cluster, preflight, rounds, watching
 from workflow.lib.errors import UserError, exit_on_user_error
 
 
@@ -48,5 +48,8 @@ onstart:
         preflight.check_writable()
         preflight.check_disk(demand)
         if workflow.local_exec:
-            preflight.check_device(plan.device, demand, bool(workflow.deployment_settings.deployment_method))
+            elsewhere = bool(workflow.deployment_settings.deployment_method)
+            preflight.check_device(plan.device, demand, elsewhere)
+            if plan.tensorboard and not elsewhere:
+                watching.check()
         print(demand, end="\n" if str(demand) else "", file=sys.stderr)

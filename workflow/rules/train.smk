@@ -26,6 +26,7 @@ rule train:
         plan=handed(jobs.for_run, "optimizer"),
         code=train_code,
         device=training_device,
+        events=events,
     shell:
         "{params.python} -m workflow.lib train"
         " --paper {wildcards.paper}"
@@ -38,6 +39,7 @@ rule train:
         " --start {input.start:q}"
         " --device {params.device}"
         " --threads {threads}"
+        " --events {params.events:q}"
         " --trace {output.trace:q}"
         " --parameters {output.parameters:q}"
         " 2>&1 | tee {log:q}"

@@ -468,6 +468,9 @@ class _Run(Model):
     data_dir: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="a folder with the official files of the real data sets, or null to fetch them"
     )
+    tensorboard: bool = Field(
+        False, description="true or false: whether trainings of deep nets write events for TensorBoard as they run"
+    )
 
 
 class Config(_Run):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
@@ -23,9 +23,9 @@ from workflow.lib.papers.ib.deep.texts import MASK, SPECIAL
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
+from workflow.lib.watching import Watch
 
 SAVED_EVERY = 100  # steps
-SHOWN_EVERY = 20
 FROM_SEED = 0  # one net for all seeds, from streams of their own
 
 
@@ -35,6 +35,7 @@ def train(
     seeds: tuple[int, ...],
     device: torch.device,
     checkpoint: Checkpoint,
+    events: Path | None = None,
 ) -> Run:
     """Train one net and give it to every seed.
 
@@ -46,7 +47,7 @@ def train(
     if saved := checkpoint.load(FROM_SEED):
         run.restore(saved)
     title = f"{experiment.name} {optimizer.label}, one net for all seeds"
-    run.to_the_end(lambda state: checkpoint.save(FROM_SEED, state), title)
+    run.to_the_end(lambda state: checkpoint.save(FROM_SEED, state), title, events)
     trace = Trace(seeds)
     trace.record_run({"masked_loss": np.tile(run.losses, (len(seeds), 1))}, np.arange(1, run.steps + 1))
     return Run(trace, {name: np.stack([array] * len(seeds)) for name, array in run.encoder().items()})
@@ -61,7 +62,7 @@ class Pretraining:
     def __init__(
         self, experiment: Experiment[Language, Masked], optimizer: Optimizer[Masked], device: torch.device
     ) -> None:
-        settings, options = experiment.settings, optimizer.options
+        settings, options, self.device = experiment.settings, optimizer.options, device
         sizes = settings.encoder
         assert isinstance(sizes, Scratch)
         assert options.texts is not None and options.steps is not None  # noqa: PT018  (all or none)
@@ -80,18 +81,15 @@ class Pretraining:
         self.steps, self.batch_size, self.masked = options.steps, settings.batch_size, options.masked
         self.losses: list[float] = []
 
-    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str) -> None:
+    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str, events: Path | None) -> None:
         """Train; call `save(state)` now and then. A loss that is no number ends the training."""
-        quiet = 0.1 if sys.stderr.isatty() else 10.0
-        with tqdm(total=self.steps, initial=len(self.losses), desc=title, unit="step", mininterval=quiet) as bar:
+        with Watch(title, self.steps, len(self.losses), self.device.type, [FROM_SEED], events) as watch:
             while len(self.losses) < self.steps:
                 self.losses.append(self._step(len(self.losses)))
-                bar.update()
+                watch.stepped("masked_loss", {"masked_loss": np.array(self.losses[-1:])})
                 if not np.isfinite(self.losses[-1]):
                     print(f"the training diverged: no loss at iteration {len(self.losses)}", file=sys.stderr)
                     self.losses += [np.nan] * (self.steps - len(self.losses))
-                if len(self.losses) % SHOWN_EVERY == 1:
-                    bar.set_postfix_str(f"loss {np.mean(self.losses[-SHOWN_EVERY:]):.3g}", refresh=False)
                 if len(self.losses) % SAVED_EVERY == 0:
                     save(self.state())
 

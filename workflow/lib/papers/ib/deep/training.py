@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from workflow.lib import devices, startup
 from workflow.lib.contract import Job, Run
@@ -25,9 +25,9 @@ from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision, pretrai
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.runs import Trace
+from workflow.lib.watching import Watch
 
 CHECKPOINT_SECONDS = 300.0
-SHOWN_EVERY = 20  # steps, in the progress bar
 
 ITERATION_METRICS = ("train_loss", "gradient_norm", "step_size", "step_length")
 EPOCH_METRICS = ("test_accuracy", "test_loss", "attention")
@@ -57,7 +57,7 @@ def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data:
     told = signature(experiment, optimizer, data, job, device.type) if job.checkpoint else ""
     checkpoint = Checkpoint(job.checkpoint, told)
     if pretrains(optimizer):
-        return pretraining.train(experiment, optimizer, tuple(data), device, checkpoint)  # type: ignore[arg-type]
+        return pretraining.train(experiment, optimizer, tuple(data), device, checkpoint, job.events)  # type: ignore[arg-type]
     starts = _starts(job.start, data)
     numbers = list(data)
     parts = [numbers] if settings.stackable else [[number] for number in numbers]
@@ -72,6 +72,7 @@ def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data:
             run.to_the_end(
                 lambda state, part=part: checkpoint.save(part[0], state),  # type: ignore[misc]
                 f"{experiment.name} {optimizer.label} {many}",
+                job.events if len(parts) == 1 or job.events is None else job.events / many,
             )
         finished.append((run.history, run.engine.weights() if settings.keep_weights else {}))
     trace = _trace(numbers, [history for history, _ in finished], settings)
@@ -136,25 +137,22 @@ class _Training:
         done = len(self.history.values["test_accuracy"]) == len(self.settings.evaluated)
         return done or not np.isnan(self.history.diverged_at).any()
 
-    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str) -> None:
+    def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str, events: Path | None) -> None:
         """Train and evaluate; call `save(state)` after each evaluation and every few minutes."""
         if self.finished:
             return
         per_epoch, evaluated = self.history.batches_per_epoch, set(self.settings.evaluated)
         saved_at = time.monotonic()
-        quiet = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates; a log file needs few
-        with tqdm(total=self.iterations, initial=self.iteration, desc=title, unit="step", mininterval=quiet) as bar:
+        with Watch(title, self.iterations, self.iteration, self.device.type, list(self.seeds), events) as watch:
             if not self.history.values["test_accuracy"]:
-                self._evaluate()
+                watch.record(self._evaluate())
             while not self.finished:
                 epoch, place = divmod(self.iteration, per_epoch)
                 for index in self._order(epoch)[place:]:
                     self._step(index)
-                    bar.update()
-                    if self.iteration % SHOWN_EVERY == 1:
-                        bar.set_postfix_str(f"loss {self._running_loss():.3g}, {self.device.type}", refresh=False)
+                    watch.stepped("train_loss", {name: self.history.values[name][-1] for name in ITERATION_METRICS})
                     if self.finished:
-                        bar.set_postfix_str("diverged")
+                        watch.say("diverged")
                         break
                     if time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.iteration % per_epoch:
                         save(self.state())
@@ -162,13 +160,9 @@ class _Training:
                 else:
                     if epoch + 1 not in evaluated:
                         continue
-                    self._evaluate()
+                    watch.record(self._evaluate())
                 save(self.state())
                 saved_at = time.monotonic()
-
-    def _running_loss(self) -> float:
-        """The mean loss of the last steps and all runs."""
-        return float(np.mean(self.history.values["train_loss"][-SHOWN_EVERY:]))
 
     def _order(self, epoch: int) -> tuple[torch.Tensor, ...]:
         """The batches of an epoch, each (R, B): a new order each time, the same for every optimizer."""
@@ -211,10 +205,12 @@ class _Training:
             self.engine.stop(int(run))
             print(f"seed {list(self.seeds)[run]} diverged: no loss at iteration {self.iteration}", file=sys.stderr)
 
-    def _evaluate(self) -> None:
-        """Accuracy, loss and class-token attention on the test set, in evaluation mode."""
-        for name, value in self.engine.evaluate()._asdict().items():
-            self.history.values[name].append(value.cpu().numpy())
+    def _evaluate(self) -> dict[str, np.ndarray]:
+        """Accuracy, loss and class-token attention on the test set, in evaluation mode; each (R,)."""
+        found = {name: value.cpu().numpy() for name, value in self.engine.evaluate()._asdict().items()}
+        for name, row in found.items():
+            self.history.values[name].append(row)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""

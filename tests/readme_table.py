@@ -1,12 +1,19 @@
-"""The README's table and pictures of figures, from the plan and a run: `python -m tests.readme_table results`."""
+"""The README's table and pictures of figures, from the plan and a run: `python -m tests.readme_table results`.
+
+Where Chromium is and NODE_PATH names a folder with npm's playwright-core, the picture of the page is taken anew too.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from workflow.lib.page import PAGE
 from workflow.lib.plan.reading import ROOT, read_yaml
 from workflow.lib.rooms import make_plan
 
@@ -29,17 +36,31 @@ def table(results: Path) -> str:
 
 def pictures(results: Path, folder: Path) -> None:
     """The figures of a run, made small; what is no longer drawn goes."""
-    from PIL import Image
-
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     for paper, figure in _figures():
-        with Image.open(results / paper / "figures" / f"{figure.name}.png") as drawn:
-            width = min(WIDTH, drawn.width)
-            size = width, round(drawn.height * width / drawn.width)
-            small = drawn.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            small.quantize(COLOURS, dither=Image.Dither.NONE).save(folder / f"{paper}-{figure.name}.png", optimize=True)
+        _small(results / paper / "figures" / f"{figure.name}.png", folder / f"{paper}-{figure.name}.png")
+
+
+def screen(results: Path, picture: Path) -> None:
+    """The first screen of a run's page, as headless Chromium shows it."""
+    chromium = shutil.which("chromium")
+    if chromium is None or "NODE_PATH" not in os.environ:
+        return
+    script = Path(__file__).parent / "page" / "screen.cjs"
+    subprocess.run(["node", str(script), chromium, str(results / PAGE), str(picture)], check=True)
+    _small(picture, picture, colours=256)
+
+
+def _small(drawn: Path, picture: Path, colours: int = COLOURS) -> None:
+    from PIL import Image
+
+    with Image.open(drawn) as whole:
+        width = min(WIDTH, whole.width)
+        size = width, round(whole.height * width / whole.width)
+        small = whole.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    small.quantize(colours, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def _figures():
@@ -54,3 +75,4 @@ if __name__ == "__main__":
     end = text.index("\n\n", start)
     readme.write_text(text[:start] + table(Path(sys.argv[1])) + text[end:])
     pictures(Path(sys.argv[1]), ROOT / PICTURES)
+    screen(Path(sys.argv[1]), ROOT / "docs" / "page.png")

@@ -54,6 +54,7 @@ const filters = async (tab) => {
     const shown = await tab.evaluate(() => [...document.querySelectorAll(".figure[data-optimizers]")].filter((figure) => figure.checkVisibility())
       .map((figure) => figure.dataset.optimizers.split("|")));
     const told = await button.locator("small").count() ? +(await button.locator("small").innerText()) : shown.length;
+    if (name && await tab.locator("#failing:visible").count()) findings.push(`optimizer ${name}: the list of all that fails stays above`);
     if (!shown.length || shown.length !== told || (name && shown.some((names) => !names.includes(name)))) findings.push(`optimizer ${name}: ${shown.length} figures are shown`);
   }
   const any = tab.locator("[data-optimizer='']");

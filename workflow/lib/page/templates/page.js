@@ -165,6 +165,8 @@
       && (!chosen.optimizer || !("optimizers" in dataset) || dataset.optimizers.split("|").includes(chosen.optimizer));
     document.querySelectorAll("[data-kinds]").forEach((element) => { element.hidden = !kept(element); });
     document.querySelectorAll("section.paper").forEach((paper) => { paper.hidden = !paper.querySelector(".figure:not([hidden])"); });
+    const failing = document.getElementById("failing");  // a list of all papers, in the way of what was asked for
+    if (failing) failing.hidden = Boolean(chosen.optimizer) || !["", "fails"].includes(chosen.filter);
     if (chosen.filter) document.querySelectorAll(".holding").forEach((details) => { details.open = true; });
     const nothing = document.querySelector(".nothing");
     if (nothing) nothing.hidden = Boolean(document.querySelector(".figure:not([hidden])"));

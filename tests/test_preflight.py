@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, snakemake
-from workflow.lib import datasets, preflight
+from tests.conftest import ROOT, snakemake, stage
+from workflow.lib import datasets, identity, preflight
 from workflow.lib.cluster import Request
 from workflow.lib.datasets import Sentences
 from workflow.lib.errors import UserError, exit_on_user_error
@@ -23,6 +24,8 @@ from workflow.lib.plan.model import Plan
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.preflight import Demand, demand
 from workflow.lib.rooms import make_plan
+from workflow.lib.runs import Trace
+from workflow.lib.tables import write_traces
 
 PAPER = ROOT / "config" / "paper.yaml"
 ENCODER, MNIST = "bert-base-uncased", 11_594_722
@@ -78,6 +81,33 @@ def test_gpu_hours_are_the_limits_that_jobs_ask_for() -> None:
     assert demand(full(), jobs, 1).gpu_jobs == {1.5: 3}
     assert "3 jobs of at most 1.5 hours each" in str(demand(full(), jobs, 1))
     assert not demand(full(device="cpu"), jobs, 1).gpu_jobs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lr", "told"), [((3600, 7200), 0.01, 3.0), ((3600, 7200), 0.02, None), ((), 0.01, None)]
+)
+def test_hours_are_those_of_finished_runs_of_the_same_settings(
+    tmp_path: Path, seconds: tuple[float, ...], lr: float, told: float | None
+) -> None:
+    """Two seeds are done and two are not; then the finished ones had another step size; then there are none."""
+    sizes = {"vit_mnist": {"seeds": 4, "optimizers": {"sgd": {"lr": lr}}}}
+    plan = full(ib={**read_yaml(PAPER)["ib"], "experiments": {**read_yaml(PAPER)["ib"]["experiments"], **sizes}})
+    before = {"vit_mnist": {"seeds": 4, "optimizers": {"sgd": {"lr": 0.01}}}}
+    earlier = full(ib={**read_yaml(PAPER)["ib"], "experiments": {**read_yaml(PAPER)["ib"]["experiments"], **before}})
+    done = earlier.paper("ib").experiment("vit_mnist")
+    for seed, took in enumerate(seconds):
+        path = tmp_path / "ib" / "runs" / "vit_mnist" / "sgd" / f"{seed}.parquet"
+        trace = Trace([seed])
+        trace.record("loss", 0, [1.0])
+        write_traces(path, "ib", "vit_mnist", {"sgd": trace}, identity.of_run(done, "sgd", [seed]))
+        log = tmp_path / "ib" / "logs" / "train" / "vit_mnist" / "sgd" / f"{seed}.benchmark.tsv"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"s\th:m:s\tmax_rss\n{took}\t1:00:00\t100\n")
+    jobs = [train("vit_mnist", seed, optimizer="sgd") for seed in "23"]
+    needed = demand(plan, jobs, 1, tmp_path)
+    assert sum(needed.like_finished) == (told or 0)
+    assert ("3 hours for 2 of them, if" in str(needed)) == (told is not None)
+    assert ("told here once runs like them have finished" in str(needed)) == (told is None)
 
 
 def test_the_shipped_run_has_nothing_to_tell() -> None:
@@ -174,10 +204,24 @@ def test_a_failed_file_while_planning_is_one_message(tmp_path: Path) -> None:
 # ---- through snakemake ----
 
 
-def test_a_gpu_that_is_not_there_is_told_before_downloads_begin(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def no_gpu() -> None:
     code = "import torch, sys; sys.exit(torch.cuda.is_available())"
-    if subprocess.run([shutil.which("python") or "python", "-c", code]).returncode:
+    if subprocess.run([sys.executable, "-c", code]).returncode:
         pytest.skip("there is a GPU here")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_job_on_a_node_without_a_gpu_ends_before_it_reads_anything(tmp_path: Path) -> None:
+    named = ("--paper", "ib", "--experiment", "vit_mnist", "--optimizer", "sgd", "--seeds", "0", "--device", "cuda")
+    files = {"data": "npz", "trace": "parquet", "parameters": "safetensors"}
+    done = stage("train", *named, *(x for f, kind in files.items() for x in (f"--{f}", str(tmp_path / f"{f}.{kind}"))))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: device: 'cuda' was asked for, but torch finds no GPU here")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_gpu_that_is_not_there_is_told_before_downloads_begin(tmp_path: Path) -> None:
     arguments = ["results/ib/figures/fig6.pdf", "--configfile", str(PAPER)]
     planned = snakemake(tmp_path, "--cores", "2", "-n", *arguments)
     told = planned.stdout[planned.stdout.index("This was a dry-run") :]

@@ -56,6 +56,10 @@ def _generate(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     _use_threads(options.threads)
     startup.begin_training()  # before the plan is read, which builds a rule from elsewhere to check it
+    if options.device == "cuda":
+        from workflow.lib import devices
+
+        devices.choose(options.device)  # before anything is read: of a cluster's node it is known here only
     stages.train(
         _experiment(options),
         options.optimizer,

@@ -199,9 +199,6 @@ class Results:
 
 def _made(table: Path, experiment: Experiment) -> bool:
     """Whether a table of metrics is there and of this experiment with these settings."""
-    import pyarrow.parquet as pq
+    from workflow.lib.tables import told_identity
 
-    if not table.exists():
-        return False
-    told = (pq.read_schema(table).metadata or {}).get(b"identity", b"").decode()
-    return told == str(identity.of_metrics(experiment))
+    return table.exists() and told_identity(table) == str(identity.of_metrics(experiment))

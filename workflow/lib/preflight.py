@@ -1,24 +1,26 @@
 """What a run needs and costs, asked once before its first job: downloads, room on disk, GPUs, a folder to write to.
 
-Nothing here is measured in advance: sizes are those that the sources of the data and the settings state, hours are the
-limits that the jobs ask for.
+Sizes are those that the sources of the data and the settings state. Hours are the limits that the jobs ask for, and
+what finished runs of the same settings took, where there are any.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.lib import datasets
+from workflow.lib import datasets, identity
 from workflow.lib.cluster import Request
 from workflow.lib.errors import UserError, from_os_error
-from workflow.lib.plan.model import Plan, block_seeds
+from workflow.lib.files import readable
+from workflow.lib.plan.model import Experiment, Plan, block_seeds
 
 GB = 1e9
 # What a machine with a GPU that torch may use has: the drivers of NVIDIA, of AMD, and of Windows below Linux.
@@ -30,12 +32,14 @@ class Demand:
     """What some jobs need.
 
     downloads: data set -> bytes to download; disk: folder -> what for -> bytes, at most; gpu_jobs: hours that a job on
-    a GPU may take -> how many such jobs.
+    a GPU may take -> how many such jobs; like_finished: for each of them with finished runs of its settings, the mean
+    of the hours that these took.
     """
 
     downloads: Mapping[str, int]
     disk: Mapping[Path, Mapping[str, int]]
     gpu_jobs: Mapping[float, int]
+    like_finished: Sequence[float] = ()
 
     def __str__(self) -> str:
         """For reading, in three lines at most; empty where there is nothing to say."""
@@ -46,8 +50,16 @@ class Demand:
             lines.append(f"disk: at most {_told(parts)} in {folder}, where {_free(folder) / GB:.0f} GB are free")
         for hours, count in sorted(self.gpu_jobs.items()):
             lines.append(
-                f"GPU: {count} job{'s' * (count > 1)} of at most {hours:g} hours each, the limit that they ask for; "
-                "what they take depends on the GPU, and their progress bars tell it"
+                f"GPU: {count} job{'s' * (count > 1)} of at most {hours:g} hours each, the limit that they ask for"
+            )
+        if self.like_finished:
+            lines.append(
+                f"GPU: {sum(self.like_finished):.2g} hours for {len(self.like_finished)} of them, if they take as long "
+                "as finished runs of the same settings took since they last began"
+            )
+        elif self.gpu_jobs:
+            lines.append(
+                "GPU: how long they take depends on the GPU, and is told here once runs like them have finished"
             )
         return "\n".join(lines)
 
@@ -67,6 +79,7 @@ def demand(plan: Plan, requests: Iterable[Request], at_once: float, results: Pat
     kept: Counter[Path] = Counter()
     checkpoints: dict[Path, list[int]] = {}
     gpu_jobs: Counter[float] = Counter()
+    like_finished = []
     for request in requests:
         names = request.wildcards
         if "dataset" in names and plan.data_dir is None:
@@ -85,12 +98,30 @@ def demand(plan: Plan, requests: Iterable[Request], at_once: float, results: Pat
             checkpoints.setdefault(folder, []).append(disk.checkpoint)
             if settings.needs().gpu and plan.device != "cpu":
                 gpu_jobs[int(request.resources.get("runtime", settings.needs().runtime)) / 60] += 1
+                if took := _took(experiment, names["optimizer"], experiment.blocks(plan.seeds_per_job), folder):
+                    like_finished.append(sum(took) / len(took))
     disk = {results / "datasets": {"downloads, unpacked": fetched}}
     for folder in {**data, **checkpoints}:
         largest = sorted(checkpoints.get(folder, ()), reverse=True)[: int(min(at_once, 1e6))]
         disk[folder] = {"prepared data": data[folder], "weights": kept[folder], "checkpoints": sum(largest)}
     used = {folder: {name: size for name, size in parts.items() if size} for folder, parts in disk.items()}
-    return Demand(downloads, {folder: parts for folder, parts in used.items() if parts}, gpu_jobs)
+    return Demand(downloads, {folder: parts for folder, parts in used.items() if parts}, gpu_jobs, like_finished)
+
+
+def _took(experiment: Experiment, name: str, blocks: Iterable[str], folder: Path) -> list[float]:
+    """The hours that finished jobs of one name and the same settings took."""
+    from workflow.lib.tables import told_identity
+
+    found = []
+    for block in blocks:
+        trace = folder / "runs" / experiment.name / name / f"{block}.parquet"
+        benchmark = folder / "logs" / "train" / experiment.name / name / f"{block}.benchmark.tsv"
+        if not (trace.exists() and benchmark.exists()):
+            continue
+        if told_identity(trace) == str(identity.of_run(experiment, name, block_seeds(block))):
+            with readable(benchmark), benchmark.open(encoding="utf-8", newline="") as lines:
+                found += [float(row["s"]) / 3600 for row in csv.DictReader(lines, delimiter="\t")]
+    return found
 
 
 def check_disk(needed: Demand) -> None:

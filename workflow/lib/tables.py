@@ -82,6 +82,12 @@ def read_traces(*paths: Path | str, identities: Sequence[Identity | None] | None
     return {name: _trace(joined.take(_column(of.get(name, nothing))), seeds) for name, seeds in runs.items()}
 
 
+def told_identity(path: Path | str) -> str:
+    """What a file written by `write_traces` says that it is (`workflow.lib.identity`); nothing where it does not."""
+    with readable(path):
+        return str((pq.read_schema(path).metadata or {}).get(IDENTITY.encode(), b"").decode())
+
+
 def read_metrics(paths: Mapping[str, Path | str], identities: Mapping[str, Identity] | None = None) -> Metrics:
     """Read the metric table of each named experiment; refuse one that is not the one asked for."""
     asked = {name: [identities[name]] if identities else None for name in paths}

@@ -27,7 +27,7 @@ lint: .venv/ready
 	ruff format --check .
 	mypy
 	lint-imports --no-cache
-	snakefmt --check workflow
+	snakefmt --check workflow examples
 	snakemake --lint
 
 # Versions are those of requirements.lock. torch is a build for the CPU where there is no NVIDIA driver; with one, it is

@@ -8,18 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from workflow.lib import places
 from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
 from workflow.lib.errors import UserError, unknown
 from workflow.lib.plan import model, reading
 from workflow.lib.plan.model import Experiment, Paper, Plan, Room
 from workflow.lib.plan.reading import ROOT, read_yaml
 
-_PAPERS = Path(__file__).parent / "papers"
-
 
 def papers() -> tuple[str, ...]:
     """The short names of all papers that have a room."""
-    return tuple(sorted(path.parent.name for path in _PAPERS.glob("*/settings.py")))
+    return tuple(sorted(places.rooms()))
 
 
 @cache
@@ -40,7 +39,10 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
 
     What it leaves out is as `config/config.yaml` says: Snakemake reads no `configfile:` for a module that is given one.
     """
-    return model.make_plan({**read_yaml(ROOT / "config" / "config.yaml"), **config}, room, papers())
+    whole = {**read_yaml(ROOT / "config" / "config.yaml"), **config}
+    if isinstance(whole.get("rooms"), str):
+        places.use(whole["rooms"])
+    return model.make_plan(whole, room, papers())
 
 
 def load_paper(name: str, mine: Any = None, seeds: int | None = None) -> Paper:
@@ -86,8 +88,8 @@ def drawing_module(paper: str, name: str) -> str:
 
 def caption(paper: str, drawing: str) -> Path:
     """The template of a drawing's caption."""
-    folder = reading.ROOT / "workflow" / "report"
-    return (folder if drawing in model.GENERAL else folder / paper) / f"{drawing}.rst"
+    general = reading.ROOT / "workflow" / "report" / f"{drawing}.rst"
+    return general if drawing in model.GENERAL else places.caption(paper, drawing)
 
 
 def claims(paper: str) -> Mapping[str, Measured]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
-_LIBRARY = Path(__file__).parent
+from workflow.lib import places
+from workflow.lib.errors import UserError
+
 _PACKAGE = "workflow.lib"
 
 
@@ -25,17 +26,13 @@ def modules(*roots: str | Path) -> list[Path]:
         roots: names of modules of this library, or files.
     """
     found: set[Path] = set()
-    waiting = [root if isinstance(root, Path) else _file(root, _ROOT) for root in roots]
+    waiting = [root if isinstance(root, Path) else places.module(root) for root in roots]
     while waiting:
         path = waiting.pop()
         if path is not None and path not in found:
             found.add(path)
             waiting.extend(_imports(path, Path.cwd()))
-    return sorted(found | {table for path in found if _is_ours(path) for table in path.parent.glob("*.csv")})
-
-
-def _is_ours(path: Path) -> bool:
-    return _LIBRARY in path.parents
+    return sorted(found | {table for path in found if places.in_library(path) for table in path.parent.glob("*.csv")})
 
 
 def _file(module: str, root: Path) -> Path | None:
@@ -64,12 +61,16 @@ def _imports(path: Path, here: Path) -> tuple[Path | None, ...]:
         elif isinstance(node, ast.ImportFrom):
             package = node.module or ""
             if node.level:
+                if places.in_library(path):
+                    raise UserError(
+                        f"{path}, line {node.lineno}: a room imports by full names, as workflow.lib.papers.ntp.data"
+                    )
                 if here not in path.parents:
                     continue
                 package = ".".join([*path.relative_to(here).parts[: -node.level], *filter(None, [node.module])])
             names += [package, *(f"{package}.{alias.name}".lstrip(".") for alias in node.names)]
-    library = tuple(_file(name, _ROOT) for name in names if name.startswith(_PACKAGE))
-    if _is_ours(path) or here not in path.parents:
+    library = tuple(places.module(name) for name in names if name.startswith(_PACKAGE))
+    if places.in_library(path) or here not in path.parents:
         return library
     # A package's own file runs before that of a module in it.
     parts = [name.split(".") for name in names if name]

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from workflow.lib import optim, rooms
+from workflow.lib import optim, places, rooms
 from workflow.lib.errors import exit_on_user_error
 from workflow.lib.files import readable
 from workflow.lib.plan import jobs
@@ -19,7 +19,7 @@ if plan.container:
 
     # A container sees the folder of the run; the code and the official files may lie elsewhere.
     for _variable in ("APPTAINER_BIND", "SINGULARITY_BIND"):
-        _bound = [os.environ.get(_variable), ROOT, plan.data_dir and os.path.abspath(plan.data_dir)]
+        _bound = [os.environ.get(_variable), ROOT, *map(os.path.abspath, filter(None, [plan.data_dir, plan.rooms]))]
         os.environ[_variable] = ",".join(dict.fromkeys(filter(None, ",".join(filter(None, _bound)).split(","))))
 
 

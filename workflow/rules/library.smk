@@ -79,7 +79,8 @@ def python(wildcards, threads):
     a project can be moved.
     """
     command = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
-    return f"PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
+    rooms = f"OWN_ROOMS={shlex.quote(os.path.abspath(plan.rooms))} " if plan.rooms else ""
+    return f"{rooms}PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
 
 
 ROOT = str(project_folder(workflow.current_basedir))

@@ -471,6 +471,9 @@ class _Run(Model):
     tensorboard: bool = Field(
         False, description="true or false: whether trainings of deep nets write events for TensorBoard as they run"
     )
+    rooms: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="a folder with papers of your own, a folder for each (examples/own-project), or null for none"
+    )
 
 
 class Config(_Run):

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from workflow.lib import places
 from workflow.lib.errors import UserError, from_os_error, shortened, unknown
 from workflow.lib.plan.sweeps import Swept
 
-ROOT = Path(__file__).parents[3]
+ROOT = places.ROOT
 
 # Snakemake's name for a YAML file with Python in it.
 _EVALUATED = "__use_yte__"
@@ -25,8 +26,8 @@ _USER = {"source": "user", "where": ""}
 def shipped(paper: str) -> dict[str, Any]:
     """`config/papers/<paper>.yaml` with the ledger of `config/claims/<paper>.yaml` under `claims`."""
     return {
-        **read_yaml(ROOT / "config" / "papers" / f"{paper}.yaml"),
-        "claims": read_yaml(ROOT / "config" / "claims" / f"{paper}.yaml"),
+        **read_yaml(places.configuration(paper)),
+        "claims": read_yaml(places.ledger(paper)),
     }
 
 

@@ -1,0 +1,1 @@
+"""Logistic regression on separable points: the direction of descent tends to the largest margin."""

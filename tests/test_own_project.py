@@ -1,0 +1,69 @@
+"""The example of another project: a figure of ours, and a room of its own that lies elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
+
+EXAMPLE = Path("examples", "own-project")
+
+
+def run(folder: Path, *arguments: str) -> str:
+    environ = {key: value for key, value in environment(ROOT).items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    return done.stdout + done.stderr
+
+
+def test_the_example_draws_both_and_follows_edits(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project") / EXAMPLE
+    run(project)
+    report = (project / "results" / "report.txt").read_text()
+    assert report.startswith("results/margin/figures/fig1.pdf\nresults/ntp/figures/fig1.pdf\n")
+    claims = pd.read_csv(project / "results" / "margin" / "claims.csv")
+    assert list(claims["verdict"]) == ["holds", "holds"]
+    assert (project / "results/margin/figures/fig1.pdf").read_bytes().startswith(b"%PDF")
+    assert "20 separable points in 10 dimensions" in (project / "results/margin/figures/fig1.rst").read_text()
+    assert "Nothing to be done" in run(project)
+
+    room = project / "rooms" / "margin"
+    for name, made in {
+        "fig1.rst": {"figures_draw": 1},
+        "claims.py": {"figures_judge": 1},
+        "data.py": {
+            "figures_generate": 1,
+            "figures_train": 2,
+            "figures_measure": 1,
+            "figures_draw": 1,
+            "figures_judge": 1,
+        },
+    }.items():
+        before = (room / name).read_text()
+        (room / name).write_text(before + "\n")
+        assert job_counts(run(project, "-n")) == {**made, "report": 1}, name
+        (room / name).write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nowhere", "config.rooms: found no room in"),
+        ("ntp", "this workflow has a paper of that name; choose another"),
+        ("My-paper", "expected a name of small letters and digits, found 'My-paper'"),
+    ],
+)
+def test_rooms_that_cannot_be_used_are_told(tmp_path: Path, folder: str, message: str) -> None:
+    if folder != "nowhere":
+        (tmp_path / "rooms" / folder).mkdir(parents=True)
+        (tmp_path / "rooms" / folder / "settings.py").touch()
+    done = snakemake(tmp_path, "-n", "--config", "rooms=rooms", check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

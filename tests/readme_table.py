@@ -19,7 +19,7 @@ from workflow.lib.rooms import make_plan
 
 HEAD = "| figure | shows | target | claims that hold |\n| --- | --- | --- | --- |"
 PICTURES = "docs/figures"
-WIDTH, COLOURS = 1000, 64  # of a picture: sharp on a screen, and small
+WIDTH, COLOURS = 1000, 256  # of a picture: sharp on a screen, and small
 
 
 def table(results: Path) -> str:
@@ -50,17 +50,19 @@ def screen(results: Path, picture: Path) -> None:
         return
     script = Path(__file__).parent / "page" / "screen.cjs"
     subprocess.run(["node", str(script), chromium, str(results / PAGE), str(picture)], check=True)
-    _small(picture, picture, colours=256)
+    _small(picture, picture)
 
 
-def _small(drawn: Path, picture: Path, colours: int = COLOURS) -> None:
+def _small(drawn: Path, picture: Path) -> None:
     from PIL import Image
 
     with Image.open(drawn) as whole:
         width = min(WIDTH, whole.width)
         size = width, round(whole.height * width / whole.width)
         small = whole.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    small.quantize(colours, dither=Image.Dither.NONE).save(picture, optimize=True)
+    # An octree keeps the colours of thin lines, which a median cut gives up for shades of white.
+    few = small.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(picture, optimize=True)
 
 
 def _figures():

@@ -161,6 +161,8 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     Where `outputs` names a `description`, it gets everything else that a reader of the numbers has to know: how they
     are drawn, the caption's text, and every setting with its evidence.
     """
+    from matplotlib import rc_context
+
     from workflow.lib import captions, plotting
 
     with plotting.look():
@@ -169,7 +171,8 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
             with atomic(outputs[kind]) as temporary:
                 drawing.figure.savefig(temporary, metadata=metadata)
-            drawing.figure.set_layout_engine("none")  # laid out once, for both files
+            with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
+                drawing.figure.set_layout_engine(None)
     drawing.table.write_csv(outputs["csv"])
     text = captions.text(template, drawing.facts)
     write_text(outputs["caption"], captions.render(text, paper, figure))

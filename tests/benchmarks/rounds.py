@@ -1,0 +1,54 @@
+"""What snakemake itself costs for each of many short jobs, with rounds by the clock and without (docs/snakemake.md)."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks import Benchmark
+from tests.conftest import ROOT, environment
+
+SNAKEFILE = """
+rule all:
+    input: expand("{{i}}.out", i=range({jobs}))
+rule one:
+    output: "{{i}}.out"
+    shell: "sleep 0.2; : > {{output}}"
+onstart:
+    if {guarded}:
+        from workflow.lib import rounds
+        rounds.without_timers(workflow.scheduler)
+"""
+
+
+def benchmarks(quick: bool) -> Iterator[Benchmark]:
+    yield from ()
+
+
+def milliseconds_per_job(jobs: int, guarded: bool) -> float:
+    """CPU milliseconds of a run of many jobs that sleep, beyond those of a run of one, for each job."""
+
+    def cpu(count: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "Snakefile").write_text(SNAKEFILE.format(jobs=count, guarded=guarded))
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, "-m", "snakemake", "--cores", "4", "--scheduler", "greedy", "--quiet", "all"]
+            subprocess.run(command, cwd=folder, env=environment(ROOT), check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return 1e3 * (cpu(jobs) - cpu(1)) / (jobs - 1)
+
+
+def tables(quick: bool) -> Iterator[str]:
+    """Growth with the number of jobs; left out of the quick benchmark."""
+    if quick:
+        return
+    yield "snakemake: CPU ms for each job of 0.2 s, four at a time"
+    for guarded in (False, True):
+        told = ", ".join(f"{milliseconds_per_job(jobs, guarded):.0f} ({jobs} jobs)" for jobs in (200, 2000))
+        yield f"  {'a round when a job has ended' if guarded else 'rounds by the clock':<32} {told}"

@@ -68,6 +68,17 @@ def copy_project(target: Path) -> Path:
     return target
 
 
+# Fixtures and marks that make a test slow.
+SLOW_FIXTURES, SLOW_MARKS = {"default_run", "finished_project"}, ("browser", "catalog", "slurm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses a whole run, or another program, is slow."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, SLOW_MARKS)):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole workflow as it is shipped, run once: the folder that holds its `results`."""

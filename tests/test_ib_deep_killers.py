@@ -12,6 +12,8 @@ from workflow.lib.judging import verdict
 from workflow.lib.papers.ib.deep.claims import CLAIMS, FIGURES, ROWS
 from workflow.lib.runs import DATA, Metrics, Trace
 
+pytestmark = pytest.mark.slow  # every run that a claim reads is trained once
+
 SEEDS, STEPS, EPOCHS = 3, 300, 6
 Runs = dict[str, dict[str, np.ndarray]]
 

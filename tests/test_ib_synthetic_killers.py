@@ -22,6 +22,8 @@ from workflow.lib.papers.ib.synthetic.training import train
 from workflow.lib.plan.model import Paper
 from workflow.lib.runs import DATA, Curve, Metrics, Trace
 
+pytestmark = pytest.mark.slow  # every run that a claim reads is trained once
+
 Tables = dict[str, dict[str, Trace]]
 Change = Callable[[Tables], Tables]
 

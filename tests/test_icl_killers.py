@@ -15,6 +15,8 @@ from workflow.lib.papers.icl.prompts import metrics as prompt_metrics
 from workflow.lib.papers.icl.prompts import training as prompt_training
 from workflow.lib.runs import Metrics, Trace
 
+pytestmark = pytest.mark.slow  # every run that a claim reads is trained once
+
 SEEDS = (0, 1)
 CODE = ("icl.model.drifts", "icl.model.closed_loss")  # killed in the code
 

@@ -50,6 +50,7 @@ rule paper:
 """
 
 
+@pytest.mark.slow
 def test_a_figure_for_a_workflow_with_a_lib_of_its_own(tmp_path: Path) -> None:
     """Its Snakefile and its jobs import its own `lib`, `workflow` and `tests`, before and after the module."""
     for name in ("workflow/__init__.py", "workflow/lib/__init__.py", "tests.py", "beside.py"):
@@ -130,6 +131,7 @@ def test_a_module_read_file_by_file_is_told(tmp_path: Path) -> None:
     assert "Name it as github(...), gitlab(...) or git+file://..." in done.stderr
 
 
+@pytest.mark.slow
 def test_a_moved_project_makes_nothing_again(tmp_path: Path) -> None:
     first, second = copy_project(tmp_path / "first"), copy_project(tmp_path / "second place")
     (tmp_path / "run").mkdir()

@@ -24,6 +24,8 @@ from workflow.lib.plan.model import Paper
 from workflow.lib.rooms import load_paper
 from workflow.lib.runs import DATA, Curve, Metrics, Trace
 
+pytestmark = pytest.mark.slow  # every run that a claim reads is trained once
+
 NGD = claims.NGD
 # Fewer seeds than shipped, but for the ranks.
 SEEDS = {"two_stage": 100, "zero_init": 3, "other_sentences": 2, "long_run": 3, "example": 1}

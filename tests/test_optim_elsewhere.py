@@ -201,6 +201,7 @@ class Mine(torch.optim.Optimizer):
 """
 
 
+@pytest.mark.slow
 def test_a_user_s_optimizer_runs_from_their_own_folder_and_an_edit_reruns_it(tmp_path: Path) -> None:
     package = tmp_path / "my_package"
     package.mkdir()

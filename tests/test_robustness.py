@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from workflow.lib import judging, robustness
 from workflow.lib.cli import main
@@ -18,6 +19,7 @@ def test_values_inside_a_band() -> None:
     assert judging.inside(values, None, 1.0).tolist() == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_fresh_seeds_are_other_seeds(tmp_path: Path) -> None:
     """The share is measured on a stream of its own, and on as many seeds as were asked for."""
     arguments = ["robustness", "--paper", "ntp", "--seeds", "3", "--experiments", "two_stage"]

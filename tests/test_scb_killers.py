@@ -18,6 +18,8 @@ from workflow.lib.papers.scb.data import generate
 from workflow.lib.papers.scb.metrics import SWITCHES, measure
 from workflow.lib.runs import DATA, Metrics, NotRecordedError, Trace
 
+pytestmark = pytest.mark.slow  # every run that a claim reads is trained once
+
 PAPER = rooms.load_paper("scb")
 Tables = dict[str, dict[str, Trace]]
 Change = Callable[[Tables], None]

@@ -40,6 +40,7 @@ def test_kinds_of_experiment_without_such_starts_say_so() -> None:
         rooms.load_paper("ntp", mine)
 
 
+@pytest.mark.slow
 def test_the_workflow_hands_the_parameters_on(tmp_path: Path) -> None:
     def only(**optimizers: Any) -> tuple[str, ...]:
         return (table, "--config", "papers=[scb]", f"scb={overlay(**optimizers)}".replace("'", ""))

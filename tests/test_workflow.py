@@ -174,6 +174,7 @@ def outputs(directory: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
     for name in ("one", "four", "killed"):
         (tmp_path / name).mkdir()

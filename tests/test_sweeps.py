@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from tests import layout
-from tests.conftest import ROOT, snakemake
+from tests.conftest import snakemake
 from tests.test_readme import block
-from workflow.lib import plotting, rooms, stages
+from workflow.lib import load, plotting, rooms, stages
 from workflow.lib.errors import UserError
 from workflow.lib.files import read_parameters
 from workflow.lib.plan import jobs
@@ -347,4 +347,6 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     sources = {s["setting"]: s["source"] for s in told["experiments"][0]["settings"]}
     assert sources["ngd.lr_kq"] == "user"
     assert sources["ngd.lr"] == "paper"
-    assert (ROOT / "docs" / "sweeps.md").exists()
+    results = load("ntp", tmp_path / "results")
+    assert {"two_stage_ngd_lr_kq"} == set(results.experiments)
+    assert layout.faults(results.figure(figure)) == []

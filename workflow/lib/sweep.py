@@ -179,7 +179,7 @@ def _curves(first: Experiment, series: dict[str, list[Point]], drawn: dict[str, 
             short = places[[bool(np.isnan(getattr(point, _FIELDS[panel])).any()) for point in points]]
             if short.size:
                 # Along the upper edge, a row for each optimizer, in its colour where there are several.
-                height = ax.transData.inverted().transform(ax.transAxes.transform((0, 1 - 0.06 * row)))[1]
+                height = ax.transData.inverted().transform(ax.transAxes.transform((0, 0.96 - 0.06 * row)))[1]
                 style = {**_SHORT[panel], **({"color": look.color} if len(drawn) > 1 else {})}
                 y = np.full(short.shape, height)
                 sheet.points(ax, panel, label, short, y, part=style["label"], role="mark", clip_on=False, **style)
@@ -280,6 +280,7 @@ def _maps(first: Experiment, series: dict[str, list[Point]], axes: Sequence[_Axi
                 }
                 sheet.points(ax, called, "values without the sweep", [at[0]], [at[1]], role="mark", **ring)
             told = f"{_objective(first)} at the end" if panel == "objective" else f"steps until {_target(first)}"
+            told += " (log10)" if "log10" in called else ""
             ax.set(title=f"{label}: {told}" if len(series) > 1 else told, xlabel=across.name, ylabel=up.name)
     sheet.letter()
     sheet.legend(columns=3)

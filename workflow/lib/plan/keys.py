@@ -33,6 +33,8 @@ def _lines(defaults: Mapping[str, Any], papers: Iterable[tuple[Room, Paper]]) ->
                 yield f"| `{name}` | {_takes(field)} |"
             if options := [f"`{name}`" for name in model.options.model_fields]:
                 yield from ("", f"An optimizer's entry here may also say {', '.join(options)}.")
+            if objectives := [f"`{name}`" for name in model.objectives]:
+                yield from ("", f"Points of a sweep may be compared by (`objective`) {', '.join(objectives)}.")
 
 
 def _plain(value: Any) -> str:

@@ -112,8 +112,29 @@ def test_numbers_that_no_plan_explains(results: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"two_stage\.parquet: no plan in .* says what it was made with"):
         load("ntp", results).settings("two_stage")
-    with pytest.raises(UserError, match=r"fig2: no one plan .*snakemake --cores 4 results/ntp/figures/fig2\.pdf"):
+    with pytest.raises(UserError, match=r"fig2: no one plan has the settings of all its numbers. Run snakemake again"):
         load("ntp", results).figure("fig2")
+
+
+def test_an_optimizer_of_the_user_s_own_has_to_be_beside_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said which file is missing, and found where the workflow was run."""
+    (tmp_path / "run").mkdir()
+    source = "from workflow.lib.optim.ngd import NGD\n\n\nclass Mine(NGD):\n    pass\n"
+    (tmp_path / "run" / "mine_of_test_loading.py").write_text(source)
+    monkeypatch.chdir(tmp_path / "run")
+    own = {"mine": {"rule": "mine_of_test_loading.Mine", "lr": 0.1, "lr_kq": 0.1}}
+    run(tmp_path / "run" / "results", planned(example={**QUICK, "optimizers": own}), "example", "two_stage")
+    code = "from workflow.lib import load; print(load('ntp', '{}').settings('example'))"
+    for folder, found in ((tmp_path, "run/results"), (tmp_path / "run", "results")):
+        command = [sys.executable, "-c", code.format(found)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment(ROOT))
+        if folder == tmp_path:
+            assert "may is not readable here" in done.stderr
+            assert "mine_of_test_loading" in done.stderr
+        else:
+            assert "mine.lr" in done.stdout, done.stderr
 
 
 def test_shipped_settings_need_no_plan(tmp_path: Path) -> None:

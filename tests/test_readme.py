@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -75,6 +76,19 @@ def test_every_link_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
     assert len(links) > 40
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_the_picture_of_the_rules_is_theirs(tmp_path: Path) -> None:
+    """With `train` for both rules that train, and without those that only name targets."""
+    graph = re.search(r"```mermaid\nflowchart LR\n(.*?)```", README, re.DOTALL)
+    assert graph is not None
+    drawn = {pair for line in graph[1].splitlines() for pair in itertools.pairwise(line.strip().split(" --> "))}
+    real = ("--configfile", str(ROOT / "config" / "paper.yaml"))
+    printed = snakemake(tmp_path, "--rulegraph", "mermaid-js", *real).stdout
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", printed)) | {"": "all"}
+    names = {key: name.removesuffix("_on_gpu") for key, name in names.items()}
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", printed)}
+    assert drawn == {edge for edge in edges if edge[1] != "all"}
 
 
 def test_the_matrix_of_the_docs_is_what_the_command_prints() -> None:

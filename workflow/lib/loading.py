@@ -30,6 +30,7 @@ class Results:
     def __init__(self, paper: str, folder: Path | str = "results") -> None:
         self.name = paper
         self.folder = Path(folder).expanduser() / rooms.room(paper).paper
+        self._unread: list[str] = []  # why plans that lie there cannot be read
         if not (self.folder / "metrics").is_dir():
             raise UserError(
                 f"{self.folder}: no results lie there yet. `snakemake --cores 4 {paper}` makes them; results that lie "
@@ -138,7 +139,7 @@ class Results:
         for paper in self._plans:
             if name in paper.experiments and _made(path, paper.experiments[name]):
                 return paper.experiments[name]
-        raise UserError(f"{path}: no plan in {self.folder / 'plan'} says what it was made with. Run snakemake again.")
+        raise UserError(f"{path}: no plan in {self.folder / 'plan'} says what it was made with. {self._mend}")
 
     def _place(self, experiment: str) -> Path:
         return self.folder / "metrics" / f"{experiment}.parquet"
@@ -170,11 +171,19 @@ class Results:
             # Where several plans fit, the one that it was last drawn from.
             return next((p for p in fitting if p.figures[figure].experiments == self._drawn(figure)), fitting[0])
         missing = [used for used in known[figure].experiments if not self._place(used).exists()]
-        reason = f"not run yet: {', '.join(missing)}" if missing else "no one plan has the settings of all its numbers"
-        raise UserError(
-            f"{self.name}.figures.{figure}: {reason}. "
-            f"`snakemake --cores 4 results/{self.name}/figures/{figure}.pdf` makes what is missing."
-        )
+        if missing:
+            raise UserError(
+                f"{self.name}.figures.{figure}: not run yet: {', '.join(missing)}. "
+                f"`snakemake --cores 4 results/{self.name}/figures/{figure}.pdf` makes what is missing."
+            )
+        raise UserError(f"{self.name}.figures.{figure}: no one plan has the settings of all its numbers. {self._mend}")
+
+    @property
+    def _mend(self) -> str:
+        """What to do about numbers that no plan explains."""
+        if not self._unread:
+            return "Run snakemake again."
+        return f"One that may is not readable here, in {Path.cwd()}: {self._unread[0]}"
 
     def _drawn(self, figure: str) -> tuple[str, ...]:
         """The experiments in the figure as it lies there."""
@@ -195,8 +204,8 @@ class Results:
         for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
             try:
                 yield jobs.take(path, rooms.room(self.name))
-            except UserError:
-                continue  # of an older version, or with a rule that is not here: it explains no table
+            except UserError as error:  # of an older version, or with an optimizer's file that is not beside us
+                self._unread.append(str(error))
 
 
 def _made(table: Path, experiment: Experiment) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_ib_deep_training import LANGUAGE, OPTIMIZERS, StopError, experiment, rename, run, same
+from tests.test_ib_deep_training import LANGUAGE, OPTIMIZERS, StopError, experiment, rename, run, same, stops_after
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.papers.ib.deep import checkpoint, claims, engines, figures, pretraining, training
@@ -139,17 +139,8 @@ def test_images_have_no_masked_words() -> None:
 
 def begun(path: Path, monkeypatch: pytest.MonkeyPatch, e: Experiment, **job: Any) -> None:
     """A run that was stopped at its third step, with a checkpoint after each."""
-    step, left = training._Training._step, [3]
-
-    def interrupted(self: Any, index: torch.Tensor) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise StopError
-        step(self, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(training._Training, "_step", interrupted)
+        stops_after(3, patch)
         with pytest.raises(StopError):
             run(e, "sgd", job=Job(checkpoint=path, **job))
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tests.conftest import ROOT, environment
-from tests.test_ib_deep_training import OPTIMIZERS, StopError, experiment, run, same
+from tests.test_ib_deep_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
 from workflow.lib.contract import Job
 from workflow.lib.papers.ib.deep import bert, engines, standins, texts, tiny_bert, training
 from workflow.lib.papers.ib.deep.data import averaged
@@ -221,18 +221,9 @@ def test_a_run_does_not_depend_on_its_stack(kind: str, rule: str) -> None:
 def test_an_interrupted_stack_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     e = experiment(kind, optimizers=RULES, **STACKED[kind])
     whole = run(e, rule, seeds=(0, 1))
-    job, left, step = Job(checkpoint=tmp_path / "x.checkpoint"), [stop], training._Training._step
-
-    def interrupted(self: Any, index: torch.Tensor) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise StopError
-        step(self, index)
-
-    monkeypatch.setattr(training._Training, "_step", interrupted)
+    job, left = Job(checkpoint=tmp_path / "x.checkpoint"), stops_after(stop, monkeypatch)
     with pytest.raises(StopError):
         run(e, rule, seeds=(0, 1), job=job)
     left[0] = 6 - stop  # not one step more than were missing

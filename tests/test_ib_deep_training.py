@@ -192,8 +192,9 @@ def test_optimizers_share_start_and_batches() -> None:
     assert len({float(f.trace["train_loss"].values[0, 0]) for f in found}) == 1
 
 
-def test_bfloat16_leaves_weights_and_steps_in_float32() -> None:
-    exact, rounded = (run(experiment(precision=p), "sngd") for p in ("float32", "bfloat16"))
+@pytest.mark.parametrize("kind", ["vision", "language"])
+def test_bfloat16_leaves_weights_and_steps_in_float32(kind: str) -> None:
+    exact, rounded = (run(experiment(kind, precision=p), "sngd") for p in ("float32", "bfloat16"))
     assert {array.dtype for array in rounded.parameters.values()} == {np.dtype(np.float32)}
     np.testing.assert_allclose(exact.trace["train_loss"].values, rounded.trace["train_loss"].values, rtol=0.02)
     assert not np.array_equal(exact.trace["train_loss"].values, rounded.trace["train_loss"].values)
@@ -233,18 +234,9 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("kind", "rule"), [*(("vision", rule) for rule in OPTIMIZERS), ("language", "adam")])
-@pytest.mark.parametrize("stop", [2, 5, 8])
-def test_an_interrupted_run_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int
-) -> None:
-    """Stopped in the middle of an epoch, at its end, and in the second seed; dropout draws from the restored state."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-    e = experiment(kind)
-    whole = run(e, rule, seeds=(0, 1))
-    job = Job(checkpoint=tmp_path / "0-1.checkpoint")
-    left = [stop]
-    step = training._Training._step
+def stops_after(steps: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """Let every training stop after some steps; what is given back may be set to how many more it may do."""
+    step, left = training._Training._step, [steps]
 
     def interrupted(self: Any, index: torch.Tensor) -> None:
         left[0] -= 1
@@ -252,7 +244,20 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
             raise StopError
         step(self, index)
 
-    monkeypatch.setattr(training._Training, "_step", interrupted)
+    patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    patch.setattr(training._Training, "_step", interrupted)
+    return left
+
+
+@pytest.mark.parametrize(("kind", "rule"), [*(("vision", rule) for rule in OPTIMIZERS), ("language", "adam")])
+@pytest.mark.parametrize("stop", [2, 5, 8])
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int
+) -> None:
+    """Stopped in the middle of an epoch, at its end, and in the second seed; dropout draws from the restored state."""
+    e = experiment(kind)
+    whole = run(e, rule, seeds=(0, 1))
+    job, left = Job(checkpoint=tmp_path / "0-1.checkpoint"), stops_after(stop, monkeypatch)
     with pytest.raises(StopError):
         run(e, rule, seeds=(0, 1), job=job)
     assert job.checkpoint is not None

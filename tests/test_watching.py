@@ -5,18 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.test_ib_deep_pretraining import texts
 from tests.test_ib_deep_stacked import STACKED
-from tests.test_ib_deep_training import StopError, experiment, run, same
+from tests.test_ib_deep_training import StopError, experiment, run, same, stops_after
 from workflow.lib import watching
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
-from workflow.lib.papers.ib.deep import training
 
 
 def events(folder: Path) -> Iterator[tuple[str, int, float]]:
@@ -59,16 +57,8 @@ def test_large_nets_have_a_folder_for_each_seed(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_adds_to_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e, job = experiment(**STACKED["vision"]), Job(checkpoint=tmp_path / "x", events=tmp_path / "events")
-    step, left = training._Training._step, [4]
-
-    def interrupted(self: Any, index: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise StopError
-        step(self, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "_step", interrupted)
+        stops_after(4, patch)
         with pytest.raises(StopError):
             run(e, "sgd", job=job)
     run(e, "sgd", job=job)

@@ -166,6 +166,8 @@ class _Panels:
         facts = _facts(self.metrics, self.experiment, self.labels, self.looks)
         about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
         title = f"{'extra: ' if extra else ''}{facts['model']}\n{about}"
+        if facts["at_chance"] and not extra:
+            title += f"\nat chance to the end: {', '.join(facts['at_chance'])}; the caption says why"
         self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4, title=title)
         self.sheet.letter()
         return self.sheet.drawing(facts)
@@ -185,7 +187,7 @@ def _loss_axis(ax: Axes) -> None:
         ax.set_yticks([], minor=True)
 
 
-def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict[str, Look]) -> dict[str, object]:
+def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict[str, Look]) -> dict[str, Any]:
     settings, name = experiment.settings, experiment.name
     final = {look[label].name: _last(metrics, name, label) for label in labels}
     order = sorted((n for n in final if np.isfinite(final[n]["train_loss"][0])), key=lambda n: final[n]["train_loss"])
@@ -204,8 +206,10 @@ def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict
         "order": _in_words(order, final),
         "largest_class": share,
         "at_chance": [n for n in final if final[n]["test_accuracy"][1] <= share + 0.05],
+        "lowest": _lowest(metrics, name, {label: look[label].name for label in labels}),
         "below_sgd": order[: order.index("SGD")] if "SGD" in order else None,
         "equal_length": _equal_length(metrics, name, labels),
+        "needed": _needed(metrics, name, labels),
         "masked": _masked(metrics, experiment),
     }
 
@@ -217,6 +221,14 @@ def _last(metrics: Metrics, experiment: str, label: str) -> dict[str, tuple[floa
         values = metrics.value(experiment, metric, label)
         found[metric] = (float(values.mean()), float(values.min()), float(values.max()))
     return found
+
+
+def _lowest(metrics: Metrics, experiment: str, names: dict[str, str]) -> tuple[str, float, float]:
+    """Who is nearest to chance at the end, and how far above the largest class's share: least and largest seed."""
+    share = metrics.value(experiment, "largest_class")
+    above = {name: metrics.value(experiment, "test_accuracy", label) - share for label, name in names.items()}
+    lowest = min(above, key=lambda name: float(above[name].mean()))
+    return lowest, float(above[lowest].min()), float(above[lowest].max())
 
 
 def _in_words(order: Sequence[str], final: dict[str, Any]) -> str:
@@ -235,6 +247,24 @@ def _equal_length(metrics: Metrics, experiment: str, labels: Sequence[str]) -> t
         return None
     ratio = equal_length(metrics, experiment, "sngd", rival)
     return (float(ratio.min()), float(ratio.max())) if np.isfinite(ratio).all() else None
+
+
+def _needed(metrics: Metrics, experiment: str, labels: Sequence[str]) -> dict[str, float] | None:
+    """What the row's SGD would need, judged by SGD with longer steps on the same curve.
+
+    `length` is the path after which that one has lost a tenth of its first train loss, `steps` is how many steps the
+    row's would then have taken if it went on with steps as long as its last ones; means of seeds.
+    """
+    if not {LONGER, "sgd"} <= set(labels):
+        return None
+    curve = by_length(metrics, experiment, LONGER)
+    loss = curve.values.mean(axis=0)
+    there = np.flatnonzero(loss < 0.9 * loss[0])
+    walked, last = (float(metrics.value(experiment, key, "sgd").mean()) for key in ("path_length", "step_length"))
+    if not there.size or not walked < curve.steps[there[0]] or not last > 0:
+        return None
+    length, taken = float(curve.steps[there[0]]), metrics.curve(experiment, "train_loss", "sgd").steps[-1]
+    return {"length": length, "steps": float(taken + (length - walked) / last)}
 
 
 def _masked(metrics: Metrics, experiment: Runs) -> dict[str, float] | None:

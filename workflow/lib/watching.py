@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
 from workflow.lib.errors import UserError
 
@@ -43,6 +42,8 @@ class Watch:
     def __init__(
         self, title: str, total: int, done: int, device: str, seeds: Sequence[int], events: Path | None
     ) -> None:
+        from tqdm import tqdm  # not to plan with, where this module is read too and snakemake alone may be installed
+
         quiet = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates; a log file needs few
         self.step, self.device, self.seeds = done, device, tuple(seeds)
         self._losses: deque[float] = deque(maxlen=LAST)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
+from workflow.lib.errors import UserError
 from workflow.lib.plan.evidence import Setting
 from workflow.lib.plan.model import Experiment, Paper
 
@@ -23,16 +25,29 @@ MEANINGS = {
 }
 
 
-def text(template: Path, facts: Mapping[str, Any]) -> str:
+def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = ()) -> str:
     """What a figure's caption says, in reStructuredText.
 
     Args:
         template: a Jinja text; the facts are its variables, and a missing one is an error.
         facts: measured by the drawing function; shown as text, whatever they hold.
+        diverged: which of the runs drawn diverged and where, told where the template does not speak of it.
     """
     # reStructuredText needs no HTML escapes, but escapes of its own.
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)  # noqa: S701
-    return environment.from_string(template.read_text(encoding="utf-8")).render(**_plain(facts)).strip()
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    try:
+        told = environment.from_string(template.read_text(encoding="utf-8")).render(**_plain(facts)).strip()
+    except (jinja2.TemplateError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise UserError(f"{template}: is not a template of this figure's caption ({error})") from error
+    if diverged and "iverged" not in told:
+        told += f"\n\nDiverged, and left out from there: {'; '.join(_plain(list(diverged)))}."
+    # Numbers that diverged or shortened runs do not have.
+    dashed, count = re.subn(r"(?<![\w-])-?nan(?![\w-])", "–", told)
+    return (
+        f"{dashed}\n\nA dash stands for a number that these runs do not have: they diverged, or are too short."
+        if count
+        else told
+    )
 
 
 def render(text: str, paper: Paper, figure: str) -> str:

@@ -69,11 +69,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn figure, the table of exactly the numbers in it, and facts for the caption's template."""
+    """A drawn figure, the table of exactly the numbers in it, and facts for the caption's template.
+
+    Of what stands in a figure's place, `template` is the caption's; `diverged` names the runs that did, in words.
+    """
 
     figure: matplotlib.figure.Figure
     table: Table
     facts: Mapping[str, Any] = field(default_factory=dict)
+    template: Path | None = None
+    diverged: tuple[str, ...] = ()
 
 
 class Generate(Protocol):

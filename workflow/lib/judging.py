@@ -6,6 +6,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,9 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
         reason = claim.reason if not own else ""
         if math.isnan(measured):
             told, reason = "not measured", "a seed recorded no such number"
+    explained = told == "fails" and reason  # in the ledger
+    if told != "holds" and not explained and (lost := _diverged(metrics)):
+        reason = f"diverged: {lost}" + (f" ({reason})" if reason else "")
     return {
         "claim": claim.name,
         "paper": paper.name,
@@ -116,6 +120,15 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
         "source": claim.evidence,
         "reason": reason,
     }
+
+
+def _diverged(metrics: Metrics) -> str:
+    """Which of the runs that were read diverged, and where."""
+    told = []
+    for experiment, optimizer in sorted(metrics.used):
+        with suppress(NotRecordedError):  # of an optimizer that was left out
+            told.append(metrics.divergence(experiment, optimizer))
+    return "; ".join(filter(None, told))
 
 
 def write_csv(path: Path | str, rows: Iterable[dict[str, object]]) -> None:

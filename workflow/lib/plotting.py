@@ -412,6 +412,8 @@ def _apart(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _spread(values: np.ndarray, middle: Middle) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The middle of the seeds (first dimension), and the ends of their spread."""
+    if not values.size:  # no seed recorded anything: all diverged at the start
+        return values[0], values[0], values[0]
     if middle == "median":
         low, found, high = np.nanquantile(values, (0.025, 0.5, 0.975), axis=0)
         return found, low, high

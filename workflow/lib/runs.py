@@ -206,6 +206,27 @@ class Metrics:
         """The indices of a metric, in order of recording; none where it was not recorded."""
         return self._trace(experiment, optimizer).indices(metric)
 
+    def divergence(self, experiment: str, optimizer: str) -> str:
+        """How many seeds of an optimizer diverged, and where, in words; empty where none did."""
+        trace = self._trace(experiment, optimizer)
+        found = [trace.curve("diverged_at", index).values[:, 0] for index in trace.indices("diverged_at")]
+        steps = np.fmin.reduce(found) if found else np.full(len(trace.seeds), np.nan)
+        lost = steps[np.isfinite(steps)]
+        if not lost.size:
+            return ""
+        return f"{optimizer} of {experiment}, {lost.size} of {steps.size} seeds, the first at step {int(lost.min())}"
+
+    def ends(self, experiment: str, optimizer: str) -> np.ndarray:
+        """The last step at which each seed recorded anything, or the one at which it diverged, shape (seeds,)."""
+        trace = self._trace(experiment, optimizer)
+        last = np.zeros(len(trace.seeds))
+        for (metric, _), curve in trace.items():
+            if metric != "diverged_at":
+                last = np.maximum(last, np.where(np.isnan(curve.values), 0, curve.steps).max(axis=1))
+        for index in trace.indices("diverged_at"):
+            last = np.fmin(last, trace.curve("diverged_at", index).values[:, 0])
+        return last
+
     def value(
         self, experiment: str, metric: str, optimizer: str = DATA, step: int | None = None, index: Index = ""
     ) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     """Draw one figure: `.pdf`, `.png`, the `.csv` of the numbers drawn, its caption as `.rst`.
 
     Where `outputs` names a `description`, it gets everything else that a reader of the numbers has to know: how they
-    are drawn, the caption's text, and every setting with its evidence.
+    are drawn, the caption's text, and every setting with its evidence. Where runs diverged or are too short for the
+    figure, the picture says so and shows how far they came.
     """
     from matplotlib import rc_context
 
@@ -174,7 +176,7 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
             with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
                 drawing.figure.set_layout_engine(None)
     drawing.table.write_csv(outputs["csv"])
-    text = captions.text(template, drawing.facts)
+    text = captions.text(drawing.template or template, drawing.facts, drawing.diverged)
     write_text(outputs["caption"], captions.render(text, paper, figure))
     if "description" in outputs:
         described = {**captions.described(text, paper, figure), **description}
@@ -182,7 +184,8 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
 
 
 def drawn(paper: Paper, figure: str, metrics: Mapping[str, Path]) -> Drawing:
-    """One figure, from the metric tables of its experiments; called in `plotting.look()`."""
+    """One figure, or what stands in its place, from the metric tables of its experiments; in `plotting.look()`."""
+    from workflow.lib import undrawn
     from workflow.lib.runs import NotRecordedError
     from workflow.lib.tables import read_metrics
 
@@ -190,10 +193,15 @@ def drawn(paper: Paper, figure: str, metrics: Mapping[str, Path]) -> Drawing:
     experiments = [paper.experiment(name) for name in entry.experiments]
     drawing = rooms.drawing(paper.name, entry.drawing)
     costs.work_begins()
+    loaded = read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments})
     try:
-        return drawing(read_metrics(metrics, {e.name: identity.of_metrics(e) for e in experiments}), *experiments)
+        found = drawing(loaded, *experiments)
+        if not len(found.table):
+            raise NotRecordedError("no run recorded anything that it shows")
     except NotRecordedError as error:
-        raise UserError(f"{paper.name}.figures.{figure}: the runs are too short to draw it: {error}") from None
+        found = undrawn.drawing(loaded, experiments, str(error))
+    lost = [loaded.divergence(e.name, label) for e in experiments for label in loaded.optimizers(e.name)]
+    return replace(found, diverged=tuple(filter(None, lost)))
 
 
 def judge(paper: Paper, metrics: Mapping[str, Path], table: Path, markdown: Path | None = None) -> None:

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,11 +232,22 @@ def _address(path: Path, base: Path) -> str:
 
 
 def _json(found: Any) -> Markup:
-    """JSON that ends no script element."""
-    text = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON that ends no script element; null for what is no finite number, such as a run that was lost."""
+    try:
+        text = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(found), separators=(",", ":"), ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)  # noqa: S704  (nothing in it is mark-up any more)
+
+
+def _finite(found: Any) -> Any:
+    if isinstance(found, float):
+        return found if math.isfinite(found) else None
+    if isinstance(found, Mapping):
+        return {key: _finite(value) for key, value in found.items()}
+    return [_finite(value) for value in found] if isinstance(found, list | tuple) else found
 
 
 @cache

@@ -203,7 +203,10 @@ def loss_ov_slope(metrics: Metrics, experiments: Experiments) -> np.ndarray:
 @CLAIMS("ntp.fig2.loss_ov_curve_monotone")
 def loss_ov_monotone(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The largest change of log L0 in one step (negative when it always falls)."""
-    return np.diff(np.log(_curve(metrics, "two_stage", "loss_ov").values), axis=1).max(axis=1)
+    curve = _curve(metrics, "two_stage", "loss_ov")
+    if curve.steps.size < 2:
+        raise NotRecordedError("fewer than two steps were recorded")
+    return np.diff(np.log(curve.values), axis=1).max(axis=1)
 
 
 @CLAIMS("ntp.fig2.norm_ov_slope")

@@ -19,7 +19,7 @@ from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions,
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import BLUE, MEDIUM, RED, WIDE, Sheet
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[TwoStage, TwoStageOptions]
@@ -55,7 +55,8 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
     _time(sheet.panels[-1])
     sheet.letter(upper)
     sheet.legend(4, Patch(color="#bbbbbb", label="± one reading error"))
-    largest = {panel: np.abs(found).max() for panel, found in deviations.items()}
+    # Runs shorter than the first reading have no deviation.
+    largest = {panel: np.abs(found).max(initial=0.0 if found.size else np.nan) for panel, found in deviations.items()}
     facts = {
         **_facts(metrics, experiment),
         "deviation": largest,
@@ -89,6 +90,8 @@ def _main(metrics: Metrics, experiment: Runs, metric: str) -> Curve:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
+    if np.isnan(values).all():
+        raise NotRecordedError("no seed has this number: all of them diverged")
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow.lib.runs import Curve
+from workflow.lib.runs import Curve, NotRecordedError
 
 # Names of the published panels -> our metric.
 PANELS = {
@@ -40,6 +40,8 @@ class Reading:
         """Our median less the published value, over the reading error, at the readings up to our last step."""
         part = self.until(ours.steps[-1])
         recorded = ~np.isnan(ours.values).all(axis=0)
+        if not recorded.any():
+            raise NotRecordedError("no seed recorded anything to hold against the published curve")
         median = np.nanmedian(ours.values[:, recorded], axis=0)
         return (np.interp(part.steps, ours.steps[recorded], median) - part.values) / part.errors
 

@@ -96,9 +96,10 @@ def _distances(
             wrong = experiment.optimizers[label].options.switch and not right[index]
             _thin(sheet, ax, panel, label, seed, curve.steps, values[index], look.color, wrong=wrong)
             if gone[index].any() or not np.isnan(diverged[index]):
-                last = np.flatnonzero(~gone[index]).max()
+                last = np.flatnonzero(~gone[index]).max(initial=0)
                 at = curve.steps[last] if gone[index].any() else diverged[index]
-                sheet.lost(ax, panel, label, at, values[index, last], part=f"seed {seed}", color=look.color)
+                end = 1.0 if gone[index].all() else values[index, last]  # lost at the start, over which distances are
+                sheet.lost(ax, panel, label, at, end, part=f"seed {seed}", color=look.color)
         style = {**look.line, "linewidth": 3.6 if label == wide else 1.8}
         sheet.line(ax, panel, label, curve.steps, median(values), part="median", **style)
     ax.set(yscale="log", xlim=(0, experiment.settings.iterations))

@@ -66,6 +66,8 @@ def train(
             descent.free[:] = rounded(descent.free, settings.support)
             descent.run(update, stream, middle, settings.iterations, fixed=True)
 
+    if not descent.steps:  # what these runs go on from had diverged: that is all there is to record
+        descent.record(settings.boosting_steps if options.boosting else settings.iterations)
     curves = descent.curves()
     steps = curves.pop("steps")
     for name, values in curves.items():

@@ -52,6 +52,7 @@ TEXTS = {
     "civil_comments_standin": DataSet(title="generated stand-in, not Civil Comments", classes=2, origin="generated"),
 }
 ENCODERS = {"bert-base-uncased": 440_449_768}  # with the size of their weights in bytes
+_FLOAT32 = 3.4e38
 FEW_TOKENS = 20  # up to here the attention of `stacked` is worth its memory
 
 
@@ -118,6 +119,11 @@ class Deep(Settings):
 
     def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
         """`fast` where all weights of a run may lie in one tensor, `plain` where a rule tells tensors apart."""
+        for name, value in optimizer.hyperparameters.items():
+            if isinstance(value, float) and abs(value) > _FLOAT32:
+                raise UserError(
+                    f"{name}: expected a number that float32 can hold, in which these nets are; found {value:g}"
+                )
         traits = optimizer.traits
         return "fast" if traits.entrywise or traits.one_norm else "plain"
 

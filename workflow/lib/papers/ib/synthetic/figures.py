@@ -49,6 +49,8 @@ def decades(ax: Axes) -> None:
         return 10.0 ** -np.clip(np.expm1(-z), 0, 323)
 
     low, high = ax.dataLim.intervaly
+    if not np.isfinite(low):
+        raise NotRecordedError("no run ended at a number")
     ax.set_yscale("function", functions=(down, back))
     ax.yaxis.set_major_locator(FixedLocator([y for y in _DECADES if y >= low / 10 or y >= 1e-3]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if y > 0.05 else f"$10^{{{np.log10(y):.0f}}}$"))
@@ -93,6 +95,8 @@ class _Panels:
         for optimizer in self.optimizers:
             curve = _started(self.whole(metric, optimizer))
             self.sheet.band(ax, panel, optimizer, curve, **{**self.looks[optimizer].line, **style})
+        if not np.isfinite(ax.dataLim.intervaly).all():
+            raise NotRecordedError(f"no run has a {metric} above 0 from step 1 on")
 
     def draw_complement(self, ax: Axes, panel: str, metric: str) -> None:
         """1 less a metric of all optimizers, on a linear axis."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workflow.lib.plan.optimizer import Optimizer
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 Window = tuple[float, float]
 
@@ -113,6 +113,8 @@ def relative(metrics: Metrics, experiment: str, optimizer: str, law: Law) -> dic
 def _local(curve: Curve, folds: bool, unit: np.ndarray) -> Curve:
     """Difference quotients over a twelfth of a decade, in units of (seeds, 1), at the later step."""
     part = curve.window(min(10, curve.steps[-1] / 2), np.inf)
+    if part.steps.size < 2:
+        raise NotRecordedError(f"a rate needs two steps; one was recorded from step {part.steps[0]} on")
     apart = min(4, part.steps.size - 1)
     x = np.log(part.steps) if folds else part.steps.astype(float)
     slopes = (part.values[:, apart:] - part.values[:, :-apart]) / (x[apart:] - x[:-apart])

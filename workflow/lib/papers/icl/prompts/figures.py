@@ -43,9 +43,14 @@ def _groups(settings: Prompts) -> dict[str, tuple[range, Any]]:
 
 
 def _together(curves: Sequence[Curve]) -> Curve:
-    """Curves over the same steps as one, its rows being the seeds of all."""
-    rows = np.concatenate([curve.values for curve in curves])
-    return Curve(tuple(range(len(rows))), curves[0].steps, rows)
+    """Curves as one, its rows being the seeds of all."""
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    rows = np.full((sum(len(curve.seeds) for curve in curves), steps.size), np.nan)
+    first = 0
+    for curve in curves:  # a feature that no training prompt asks for has no steps but the last
+        rows[first : first + len(curve.seeds), np.searchsorted(steps, curve.steps)] = curve.values
+        first += len(curve.seeds)
+    return Curve(tuple(range(len(rows))), steps, rows)
 
 
 def _per_group(

@@ -1,0 +1,121 @@
+"""Every experiment of every paper at sizes of a blink, and all stages of a paper run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+from workflow.lib import rooms, stages
+from workflow.lib.plan.model import Paper, block_name
+
+# By the name of a setting: its small value, where the experiment has that setting.
+_SMALL: dict[str, Any] = {
+    # ntp
+    "steps_ov": 6,
+    "steps_kq": 6,
+    # icl
+    "epochs": 2,
+    "prompts": 6,
+    "fresh_prompts": 10,
+    "feature_counts": [3, 4],
+    "phases_of": 4,
+    "plateau_of": 3,
+    # ib, synthetic
+    "samples": 6,
+    "dimension": 60,
+    # ib, deep
+    "train_examples": 40,
+    "test_examples": 20,
+    "batch_size": 20,
+    "depth": 1,
+    "mlp": 8,
+    "heads": 2,
+    # scb
+    "positions": 20,
+    "iterations": 20,
+    "boosting_steps": 10,
+    "rounding_steps": 5,
+}
+_ONLY = {  # where a name means something else in another paper
+    "scb": {"batch_size": 4, "samples": 500},
+    "icl": {"dimension": None},
+    "ib": {"iterations": None, "tokens": 4},
+}
+_ENTRY = {"iterations": 8, "steps": 4, "texts": 40, "warm_up": 2}
+
+
+def paper(
+    name: str,
+    seeds: int = 2,
+    settings: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
+    only: int | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Paper:
+    """A paper at small sizes.
+
+    Args:
+        name: of the paper.
+        seeds: of every experiment.
+        settings: further values, where an experiment has them.
+        entries: values for every optimizer, where it has them.
+        only: how many optimizers to keep; None for all.
+        more: further optimizers, by label, for experiments of several.
+    """
+    shipped = rooms.load_paper(name)
+    small = {**_SMALL, **_ONLY.get(name, {}), **(settings or {})}
+    changes: dict[str, Any] = {}
+    for label, experiment in shipped.experiments.items():
+        own = experiment.settings.model_dump()
+        mine = {
+            key: {"value": value}
+            for key, value in small.items()
+            if key in own
+            and value is not None
+            and own[key] is not None
+            and not (key.endswith("ing_steps") and not own[key])
+        }
+        if "infinite" in own.get("context_lengths", ()) and len(own["context_lengths"]) > 1:
+            mine |= {"feature_counts": {"value": [4]}, "context_lengths": {"value": [8, "infinite"]}, "plateau_of": 4}
+        entries_of: dict[str, Any] = {}
+        needed = {start for entry in experiment.optimizers.values() if (start := entry.start_from)}
+        for at, (entry, optimizer) in enumerate(experiment.optimizers.items()):
+            if only is not None and at >= only and entry not in needed:
+                entries_of[entry] = None
+                continue
+            given = {**_ENTRY, **(entries or {})}
+            known = {**optimizer.hyperparameters, **optimizer.options.model_dump(exclude_none=True)}
+            entries_of[entry] = {key: value for key, value in given.items() if key in known}
+        changes[label] = {"seeds": seeds, "settings": mine, "optimizers": {**entries_of, **(more or {})}}
+    return rooms.load_paper(name, {"experiments": changes})
+
+
+def run(of: Paper, folder: Path) -> Iterator[str]:
+    """Generate, train and measure every experiment; yields the name of what is done."""
+    for experiment in of.experiments.values():
+        block, numbers = block_name(0, experiment.seeds - 1), range(experiment.seeds)
+        data, runs = folder / f"{experiment.name}.npz", folder / "runs" / experiment.name
+        stages.generate(experiment, numbers, data)
+        for label in sorted(experiment.optimizers, key=lambda label: len(experiment.before(label))):
+            stem = runs / label / block
+            start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
+            outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
+            stages.train(experiment, label, numbers, data, *outputs, start=start[0] if start else None)
+        stages.measure(experiment, [data], runs, [block], folder / "metrics" / f"{experiment.name}.parquet")
+        yield experiment.name
+
+
+def tables(of: Paper, folder: Path, names: Any = None) -> dict[str, Path]:
+    return {name: folder / "metrics" / f"{name}.parquet" for name in names or of.experiments}
+
+
+def draw(of: Paper, folder: Path, figure: str) -> Path:
+    """Draw one figure; its caption."""
+    entry = of.figure(figure)
+    outputs = {kind: folder / "figures" / f"{figure}.{kind}" for kind in ("pdf", "png", "csv", "rst", "json")}
+    named = {**outputs, "caption": outputs["rst"], "description": outputs["json"]}
+    template = ROOT / "workflow" / "report" / of.name / f"{entry.drawing}.rst"
+    stages.draw(of, figure, tables(of, folder, entry.experiments), template, named)
+    return outputs["rst"]

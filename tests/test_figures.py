@@ -78,6 +78,17 @@ def test_a_sound_figure_has_no_fault() -> None:
     assert layout.faults(lost.figure) == []  # where the curve leaves is a mark
 
 
+def test_a_legend_of_long_names_takes_fewer_columns() -> None:
+    sheet = Sheet(size=(MEDIUM, 2.5))
+    for row in range(4):
+        sheet.line(sheet.panels[0, 0], "loss", f"mine_{row}", [1, 2], [1, 2], label=f"an optimizer of one's own, {row}")
+    legend = sheet.legend(4)
+    assert legend is not None
+    assert len(legend.get_texts()) == 4
+    assert len(sheet.figure.legends) == 1
+    assert layout.faults(sheet.figure) == []
+
+
 def narrow(sheet: Sheet) -> None:
     sheet.figure.set_size_inches(5, 2.5)
 

@@ -318,7 +318,7 @@ class Sheet:
         """One legend above all panels; None where nothing has a name.
 
         Args:
-            columns: by default at most four.
+            columns: at most, by default four; fewer where long names would not fit.
             samples: entries after those of the panels (`sample`).
             title: a line above it.
             only: whether the samples are all there is.
@@ -330,10 +330,14 @@ class Sheet:
         found |= {str(sample.get_label()): sample for sample in samples}
         if not found:
             return None
-        place: Any = {"loc": "outside upper center", "ncols": columns or min(len(found), 4), "title": title}
-        with look():
-            legend = self.figure.legend(list(found.values()), list(found), **place)
-        legend.get_title().set(multialignment="center", color="#444444", fontsize=STYLE["legend.fontsize"])
+        for count in range(min(columns or 4, len(found)), 0, -1):
+            place: Any = {"loc": "outside upper center", "ncols": count, "title": title}
+            with look():
+                legend = self.figure.legend(list(found.values()), list(found), **place)
+            legend.get_title().set(multialignment="center", color="#444444", fontsize=STYLE["legend.fontsize"])
+            if count == 1 or legend.get_window_extent().width <= self.figure.bbox.width:
+                break
+            legend.remove()
         return legend
 
     @staticmethod

@@ -45,7 +45,8 @@ def extra_transfer(metrics: Metrics, experiment: Runs) -> Drawing:
     left.set(xlabel="steps", ylabel="share of the support found", xscale="log", ylim=(-0.03, 1.05))
     left.set_title("mean of the seeds")
     right.set(yscale="log", ylabel="steps to the whole support", xlabel="start", title="each seed, and median")
-    right.set_xticks(range(len(names)), [name.removeprefix("θ = ") for name in names.values()])
+    told = [name.removeprefix("θ = ").replace("_", "\n") for name in names.values()]  # labels of a user's own are long
+    right.set_xticks(range(len(told)), told)
     right.set_xlabel("θ, correlation of the start")
     right.set_xlim(-0.5, len(names) - 0.2)
     sheet.letter()

@@ -137,6 +137,36 @@ def test_an_optimizer_of_the_user_s_own_has_to_be_beside_the_notebook(
             assert "mine.lr" in done.stdout, done.stderr
 
 
+OWN = """
+import sys
+from pathlib import Path
+from tests.test_loading import measured
+from workflow.lib import load, places
+from workflow.lib.errors import UserError
+from workflow.lib.rooms import load_paper
+
+rooms, results = sys.argv[1], Path(sys.argv[2])
+try:
+    load("margin", results)
+except UserError as error:
+    assert "rooms=" in str(error), error
+places.use(rooms)
+paper = load_paper("margin")
+for experiment in paper.experiments.values():
+    measured(experiment, results / "margin")
+opened = load("margin", results, rooms=rooms)
+print(opened.settings(opened.experiments[0]), opened.figure("fig1"))
+"""
+
+
+def test_a_paper_of_the_user_s_own(tmp_path: Path) -> None:
+    rooms = ROOT / "examples" / "own-project" / "rooms"
+    command = [sys.executable, "-c", OWN, str(rooms), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(ROOT))
+    assert "choice" in done.stdout, done.stderr
+    assert "Figure(" in done.stdout
+
+
 def test_shipped_settings_need_no_plan(tmp_path: Path) -> None:
     measured(load_paper("ntp").experiment("example"), tmp_path / "ntp")
     found = load("ntp", tmp_path).settings("example").set_index("setting")

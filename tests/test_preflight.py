@@ -220,6 +220,7 @@ def test_a_job_on_a_node_without_a_gpu_ends_before_it_reads_anything(tmp_path: P
     assert done.stderr.startswith("error: device: 'cuda' was asked for, but torch finds no GPU here")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_that_is_not_there_is_told_before_downloads_begin(tmp_path: Path) -> None:
     arguments = ["results/ib/figures/fig6.pdf", "--configfile", str(PAPER)]

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
 from tests.conftest import ROOT, snakemake, stage
@@ -52,6 +53,7 @@ def test_the_overlay_is_a_plan() -> None:
     assert paper.experiment("two_stage").optimizer("ngd").given["lr"].source == "user"
 
 
+@pytest.mark.slow
 def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
     """The overlay of the README, at small size: its figure comes out, with its settings told as the user's."""
     (tmp_path / "mine.yaml").write_text(block("mine.yaml").split("\nmake figures")[0])

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from workflow.lib.loading import Results
 
 
-def load(paper: str, folder: Path | str = "results") -> Results:
+def load(paper: str, folder: Path | str = "results", rooms: Path | str | None = None) -> Results:
     """Open what a run wrote about a paper.
 
     Args:
         paper: short name, such as `ntp`.
         folder: the results folder of the run.
+        rooms: the folder of your own papers, which the run's key `rooms` named; None for ours alone.
 
     Returns:
         Its `metrics(experiment)`, `settings(experiment)` and `claims()` as pandas frames, `figure(name)` as a figure of
@@ -30,4 +31,4 @@ def load(paper: str, folder: Path | str = "results") -> Results:
     import importlib
 
     # By its name: an import statement here would count for every job, and an edited figure would train everything anew.
-    return importlib.import_module("workflow.lib.loading").Results(paper, folder)
+    return importlib.import_module("workflow.lib.loading").Results(paper, folder, rooms)

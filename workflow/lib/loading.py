@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflow.lib import identity, rooms
+from workflow.lib import identity, places, rooms
 from workflow.lib.errors import UserError, unknown
 from workflow.lib.files import readable
 from workflow.lib.plan import jobs
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 class Results:
     """What a run wrote about one paper; see `workflow.lib.load`."""
 
-    def __init__(self, paper: str, folder: Path | str = "results") -> None:
+    def __init__(self, paper: str, folder: Path | str = "results", own: Path | str | None = None) -> None:
+        if own is not None:
+            places.use(own)
+        if paper not in rooms.papers():
+            raise UserError(f"{unknown('paper', paper, rooms.papers())} (one of your own: load(..., rooms=its folder))")
         self.name = paper
-        self.folder = Path(folder).expanduser() / rooms.room(paper).paper
+        self.folder = Path(folder).expanduser() / paper
         self._unread: list[str] = []  # why plans that lie there cannot be read
         if not (self.folder / "metrics").is_dir():
             raise UserError(

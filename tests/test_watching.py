@@ -15,6 +15,8 @@ from tests.test_ib_deep_training import StopError, experiment, run, same, stops_
 from workflow.lib import watching
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
+from workflow.lib.papers.ib.deep import unfinished
+from workflow.lib.tables import write_traces
 
 
 def events(folder: Path) -> Iterator[tuple[str, int, float]]:
@@ -85,3 +87,31 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(watching, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tensorboard: expected the package tensorboardX.*pip install"):
         run(experiment(), "sgd", job=Job(events=tmp_path / "events"))
+
+
+def test_runs_that_still_train_are_drawn_as_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = experiment(**STACKED["vision"])
+    whole = run(e, "sgd", seeds=(0, 1))
+    for label, steps in (("sgd", 4), ("mine", 0)):
+        (tmp_path / label).mkdir()
+        with monkeypatch.context() as patch:
+            stops_after(steps, patch)
+            with pytest.raises(StopError):
+                run(e, "sgd", seeds=(0, 1), job=Job(checkpoint=tmp_path / label / "0-1.checkpoint"))
+    (begun,) = unfinished.read(tmp_path)  # the other one has no checkpoint yet
+    assert (begun.label, begun.done, begun.steps) == ("sgd", 4, 6)
+    np.testing.assert_array_equal(begun.loss.values, whole.trace["train_loss"].values[:, :4])
+    np.testing.assert_array_equal(begun.accuracy.values, whole.trace["test_accuracy"].values[:, :2])
+    write_traces(tmp_path / "mine" / "0-1.parquet", "ib", "x", {"mine": whole.trace})
+    drawing = unfinished.draw(unfinished.read(tmp_path), "x")
+    (legend,) = drawing.figure.legends
+    assert legend.get_title().get_text() == "x: NOT FINISHED, 1 of 2 still train"
+    assert {text.get_text() for text in legend.get_texts()} == {"SGD, 4 of 6 steps", "mine, 6 of 6 steps"}
+    (tmp_path / "sgd" / "0-1.checkpoint").write_bytes(b"half of it")
+    with pytest.raises(UserError, match=r"0-1\.checkpoint: this checkpoint is cut short"):
+        unfinished.read(tmp_path)
+
+
+def test_a_folder_where_nothing_has_begun(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run of a deep net has begun here"):
+        unfinished.read(tmp_path)

@@ -113,7 +113,7 @@ class _Training:
         runs: Mapping[int, engines.First],
         device: torch.device,
     ) -> None:
-        self.settings = experiment.settings
+        self.settings, self.label = experiment.settings, optimizer.label
         self.seeds = {number: run.seed for number, run in runs.items()}
         self.device = device
         self.engine = engines.build(experiment, list(runs.values()), device)
@@ -213,13 +213,19 @@ class _Training:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """Everything that the rest of the run depends on, and what it is about, for `unfinished`."""
         return {
             "iteration": self.iteration,
             "engine": self.engine.state(),
             "optimizer": self.optimizer.state_dict(),
             "values": {name: torch.from_numpy(self.history.array(name)) for name in self.history.values},
             "diverged_at": torch.from_numpy(self.history.diverged_at),
+            "about": {
+                "label": self.label,
+                "seeds": list(self.seeds),
+                "steps": self.iterations,
+                "evaluated": list(self.settings.evaluated),
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

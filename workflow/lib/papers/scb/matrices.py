@@ -38,7 +38,9 @@ def fig2(metrics: Metrics, experiment: Runs) -> Drawing:
     right, seeds = right_support(metrics, experiment), seeds_of(metrics, experiment)
     single = int(right.argmax())
     sheet = Sheet(3, 3, size=(WIDE, 5.0), width_ratios=[2.1, 0.95, 1.9])
-    found = {label: replace(look, name=NAMED.get(label, look.name)) for label, look in looks_of(experiment).items()}
+    found = {
+        label: replace(look, name=NAMED.get(label, look.name), dash="-") for label, look in looks_of(experiment).items()
+    }
     _matrices(sheet, metrics, experiment, single)
     _losses(sheet, sheet.panels[:, 2], metrics, experiment, single, found)
     sheet.letter()
@@ -95,7 +97,7 @@ def _losses(
     floor = metrics.value(experiment.name, "floor")
     for label, look in found.items():
         curve = metrics.curve(experiment.name, "training_loss", label)
-        style = {**look.line, "linestyle": "-", "linewidth": 0.8}
+        style = {**look.line, "linewidth": 0.8}
         one = seeds_of(metrics, experiment)[single]
         sheet.line(training, "training loss", label, curve.steps, curve.values[single], part=f"seed {one}", **style)
         curve = metrics.curve(experiment.name, "loss", label)

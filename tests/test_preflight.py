@@ -235,3 +235,6 @@ def test_a_gpu_that_is_not_there_is_told_before_downloads_begin(tmp_path: Path) 
     assert "error: device: 'cuda' was asked for" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "results" / "datasets").exists()
+
+    touched = snakemake(tmp_path, "--cores", "2", "--touch", *arguments, check=False)
+    assert "error: device" not in touched.stderr  # nothing runs

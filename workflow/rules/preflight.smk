@@ -44,12 +44,13 @@ onstart:
             settings = workflow.executor_settings
             submitted = requests(job for job in workflow.dag.needrun_jobs() if not job.is_local)
             cluster.check(submitted, settings.partition_config, settings.status_command, plan.device)
-        demand = needed()
-        preflight.check_writable()
-        preflight.check_disk(demand)
-        if workflow.local_exec:
-            elsewhere = bool(workflow.deployment_settings.deployment_method)
-            preflight.check_device(plan.device, demand, elsewhere)
-            if plan.tensorboard and not elsewhere:
-                watching.check()
-        print(demand, end="\n" if str(demand) else "", file=sys.stderr)
+        if not workflow.touch:  # which declares what lies there up to date, and makes nothing
+            demand = needed()
+            preflight.check_writable()
+            preflight.check_disk(demand)
+            if workflow.local_exec:
+                elsewhere = bool(workflow.deployment_settings.deployment_method)
+                preflight.check_device(plan.device, demand, elsewhere)
+                if plan.tensorboard and not elsewhere:
+                    watching.check()
+            print(demand, end="\n" if str(demand) else "", file=sys.stderr)

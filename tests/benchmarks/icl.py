@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
-from tests.benchmarks import Benchmark, cpu_seconds
+from tests.benchmarks import Benchmark
 from tests.reference import icl as reference
 from workflow.lib import rooms
 from workflow.lib.contract import Job
@@ -56,14 +55,3 @@ def _population(experiment: Experiment[Population, PopulationOptions], quick: bo
         fast_units=gd.options.iterations,
         repeats=2 if quick else 3,
     )
-
-
-def tables(quick: bool) -> Iterator[str]:
-    """How the cost of an epoch grows with the prompt length N: not at all, once the prompts are counted."""
-    yield "icl: CPU seconds of 400 epochs, 2 seeds, by prompt length N"
-    for length in (100, 400) if quick else (100, 400, 1600):
-        changed = {"experiments": {"balanced": {"settings": {"context_length": length}}}}
-        experiment = rooms.load_paper("icl", changed).experiment("balanced")
-        data = {seed: rooms.generate(experiment)(experiment, experiment.seed(seed)) for seed in range(2)}
-        work = partial(rooms.train(experiment), experiment, experiment.optimizers["adam"], data, Job())
-        yield f"  N = {length:>5}: {cpu_seconds(work):.3f}"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.test_ib_deep_training import LANGUAGE, OPTIMIZERS, StopError, experiment, rename, run, same, stops_after
+from workflow.lib import stages
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.papers.ib.deep import checkpoint, claims, engines, figures, pretraining, training
@@ -18,6 +19,7 @@ from workflow.lib.papers.ib.deep.data import generate, unlabelled
 from workflow.lib.papers.ib.deep.metrics import measure
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import Metrics
+from workflow.lib.tables import read_traces
 
 MASKED = {"rule": "adam", "lr": 0.01, "masked": 0.3, "texts": 200, "steps": 12, "warm_up": 4}
 TUNED = {label: {**given, "start_from": "before"} for label, given in OPTIMIZERS.items()}
@@ -204,6 +206,32 @@ def test_a_full_disk_during_a_checkpoint_loses_nothing(tmp_path: Path, monkeypat
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == ["x.checkpoint"]
     same(run(e, "sgd", job=Job(checkpoint=path)), run(e, "sgd"))
+
+
+def test_runs_of_one_job_keep_a_checkpoint_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed in its second run, a job does not train the first one again."""
+    e = experiment(**STACKED_VIT)
+    e = e.model_copy(update={"together": {"both": ("sgd", "adam")}})
+    data, trace, parameters = (tmp_path / name for name in ("0.npz", "0.parquet", "0.safetensors"))
+    stages.generate(e, [0], data)
+    with monkeypatch.context() as patch:
+        stops_after(6 + 4, patch)
+        with pytest.raises(StopError):
+            stages.train(e, "both", [0], data, trace, parameters)
+    assert {path.name for path in tmp_path.glob("*.checkpoint")} == {"0.sgd.checkpoint", "0.adam.checkpoint"}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        stops_after(2, patch)  # no more than are missing
+        stages.train(e, "both", [0], data, trace, parameters)
+    assert "of other settings" not in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.checkpoint"))
+    found = read_traces(trace)
+    for label in ("sgd", "adam"):
+        np.testing.assert_allclose(
+            found[label]["train_loss"].values, run(e, label).trace["train_loss"].values, rtol=1e-12
+        )
 
 
 # ---- a loss that is lost at once ----

@@ -64,22 +64,25 @@ def train(
     before = None
     if start is not None and start_from is not None:
         before = read_parameters(start, identity.of_run(experiment, start_from, seeds))
-    checkpoint = parameters.with_suffix(".checkpoint")
     startup.begin_training()
     with startup.without_shapes_alone(entries[0].rule, device):
         training = rooms.train(experiment)
     costs.work_begins()
     traces: dict[str, Trace] = {}
     kept: Arrays = {}
+    checkpoints = []
     for entry in entries:
-        own_events = events / entry.label if events is not None and len(entries) > 1 else events
-        run = training(experiment, entry, arrays, Job(device, checkpoint, before, own_events))
+        alone = len(entries) == 1
+        checkpoints.append(parameters.with_suffix(".checkpoint" if alone else f".{entry.label}.checkpoint"))
+        own_events = events if alone or events is None else events / entry.label
+        run = training(experiment, entry, arrays, Job(device, checkpoints[-1], before, own_events))
         traces[entry.label] = run.trace
         kept |= {_parameter(experiment, entry.label, name): array for name, array in run.parameters.items()}
     what = identity.of_run(experiment, optimizer, seeds)
     write_parameters(parameters, kept, what)
     write_traces(trace, experiment.paper, experiment.name, traces, what, _swept(experiment, traces))
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _parameter(experiment: Experiment, label: str, name: str) -> str:

@@ -52,7 +52,7 @@ def read(folder: Path) -> list[Progress]:
                 loss, accuracy = trace["train_loss"], trace["test_accuracy"]
                 found.append(Progress(label, loss.steps[-1], loss.steps[-1], loss, accuracy))
     for path in sorted(folder.glob("*/*.checkpoint")):
-        if not path.with_suffix(".parquet").exists():
+        if not path.with_name(f"{path.name.split('.')[0]}.parquet").exists():
             found += [_progress(state) for state in _states(path) if "about" in state]
     if not found:
         raise UserError(

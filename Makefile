@@ -1,4 +1,4 @@
-# make figures, make test: all a fresh machine needs is Python 3.11+ and make.
+# make figures, make test: all a fresh machine needs is Python 3.11.4+ and make.
 CORES ?= 4
 BENCH ?= full
 CONFIG ?=

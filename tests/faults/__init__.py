@@ -30,6 +30,16 @@ def refused(call: Callable[[], object], *words: str, inside: Path | None = None)
     return message
 
 
+def taken_or_refused(call: Callable[[], object], *words: str) -> None:
+    """Whatever a call is given: it returns, or ends with a UserError that names some words."""
+    message = None
+    try:
+        call()
+    except UserError as error:
+        message = str(error)
+    assert message is None or (message and all(word in message for word in words))
+
+
 def _state(folder: Path | None) -> dict[str, int]:
     paths = sorted(folder.rglob("*")) if folder else []
     return {str(path): path.stat().st_size for path in paths if path.is_file()}

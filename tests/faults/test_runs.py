@@ -30,10 +30,10 @@ ONE_STEP = {"steps_ov": 1, "steps_kq": 1, "epochs": 1, "iterations": 1, "boostin
 def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of a picture but its rendering: ticks, limits and texts are made, pixels are not."""
 
-    def made(figure: matplotlib.figure.Figure, path: Path, **_: Any) -> None:
+    def made(figure: matplotlib.figure.Figure, path: Any, format: str, **_: Any) -> None:
         figure.set_layout_engine("none")
         figure.draw_without_rendering()
-        Image.new("RGB", (40, 30)).save(path, "PDF" if Path(path).suffix == ".pdf" else "PNG")
+        Image.new("RGB", (40, 30)).save(path, format)
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", made)
 

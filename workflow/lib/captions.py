@@ -37,7 +37,9 @@ def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = ())
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
         told = environment.from_string(template.read_text(encoding="utf-8")).render(**_plain(facts)).strip()
-    except (jinja2.TemplateError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever the expressions of a template raise
         raise UserError(f"{template}: is not a template of this figure's caption ({error})") from error
     if diverged and "iverged" not in told:
         told += f"\n\nDiverged, and left out from there: {'; '.join(_plain(list(diverged)))}."
@@ -127,8 +129,8 @@ def _escaped(text: str) -> str:
 
 def _plain(facts: Any) -> Any:
     """Facts with the mark-up in their texts escaped; what no mark-up needs stays readable."""
-    if isinstance(facts, str):
-        return re.sub(r"([\\`*|]|_(?!\w))", r"\\\1", " ".join(facts.split()))
+    if isinstance(facts, str):  # two dots at the start of a line begin a directive, a colon in a word makes a link
+        return re.sub(r"([\\`*|]|_(?!\w)|^\.(?=\.)|(?<=\w):(?=\w))", r"\\\1", " ".join(facts.split()))
     if isinstance(facts, Mapping):
         return {_plain(key): _plain(value) for key, value in facts.items()}
     return type(facts)(map(_plain, facts)) if isinstance(facts, list | tuple) else facts

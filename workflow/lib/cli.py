@@ -82,6 +82,7 @@ def _points(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace) -> None:
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened, whatever a notebook or a profile has set
     paper = _paper(options)
     figure = paper.figure(options.figure)
     stages.draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -174,8 +175,10 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
         drawing = drawn(paper, figure, metrics)
         description = plotting.finished(drawing.figure)
         for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+            whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
+            drawing.figure.savefig(whole, format=kind, metadata=metadata)
             with atomic(outputs[kind]) as temporary:
-                drawing.figure.savefig(temporary, metadata=metadata)
+                temporary.write_bytes(whole.getbuffer())
             with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
                 drawing.figure.set_layout_engine(None)
     drawing.table.write_csv(outputs["csv"])

@@ -165,7 +165,8 @@ def check_labels(labels: Sequence[object] | np.ndarray, classes: int, path: Path
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iuf":
         wrong = np.flatnonzero(~np.isin(labels, np.arange(classes)))
     else:
-        wrong = np.flatnonzero([type(label) is not int or not 0 <= label < classes for label in labels])
+        whole = (type(label) in (int, float) and label in range(classes) for label in labels)  # not True, not "1"
+        wrong = np.flatnonzero([not fits for fits in whole])
     if wrong.size:
         at = int(wrong[0])
         found = labels[at].item() if isinstance(labels, np.ndarray) else labels[at]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-from workflow.lib.number_types import NonNegative, Positive, Probability
+from workflow.lib.number_types import Decay, NonNegative, Positive
 from workflow.lib.optim._rule import Checked
 from workflow.lib.optim.traits import Traits
 
@@ -35,8 +35,8 @@ class Adam(Checked, torch.optim.Adam):
         params: ParamsT,
         lr: Positive,
         *,
-        beta1: Probability = 0.9,
-        beta2: Probability = 0.999,
+        beta1: Decay = 0.9,
+        beta2: Decay = 0.999,
         epsilon: NonNegative = 1e-8,
         weight_decay: NonNegative = 0.0,
         maximize: bool = False,

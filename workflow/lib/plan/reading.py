@@ -143,6 +143,8 @@ def _collection(base: Mapping[str, Any], mine: Any, where: str, entry: Any) -> d
             continue
         changes = dict(_mapping(value, f"{where}.{name}"))
         model = changes.pop("like", name)
+        if not isinstance(model, str):
+            raise UserError(f"{where}.{name}.like: expected the name of an entry, found {shortened(model)}")
         if model != name and model not in base:
             raise UserError(f"{where}.{name}.like: {unknown('entry', model, base)}")
         laid[name] = entry(base.get(model, {}), changes, f"{where}.{name}")

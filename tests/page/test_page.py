@@ -149,6 +149,7 @@ def test_what_a_chart_holds(hostile: Path) -> None:
     chart = charts.chart(figure)
     assert [len(panel["series"]) for panel in chart["panels"]] == [4, 2, 1]  # the schematic is no chart
     loss, bars, heat = chart["panels"]
+    assert [panel["title"] for panel in (bars, heat)] == ["(b)", "(c)"]
     assert loss["notes"] == [["largest deviation", "0.25"]]
     assert [series["kind"] for series in loss["series"]] == ["band", "line", "level", "moment"]
     assert loss["series"][0]["rows"] == 1000
@@ -158,6 +159,16 @@ def test_what_a_chart_holds(hostile: Path) -> None:
     assert bars["x"]["ticks"] == [[0.0, "seen"], [1.0, "unseen"]]
     assert heat["series"][0]["z"] == [[0, 1, 2], [3, 4, 5]]
     assert chart["elsewhere"]
+
+
+def test_a_panel_without_a_title_is_called_as_in_the_table(tmp_path: Path) -> None:
+    folder = write(tmp_path / "results")
+    path = folder / "ntp" / "figures" / "fig2.json"
+    description = json.loads(path.read_text())
+    description["panels"][1]["title"] = ""
+    path.write_text(json.dumps(description))
+    chart = charts.chart(Results.read(folder, ["ntp"]).papers[0].figures[0])
+    assert chart["panels"][1]["title"] == "bars"
 
 
 def test_thinned_series_keep_their_ends_and_extremes() -> None:

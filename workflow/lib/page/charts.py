@@ -58,6 +58,7 @@ def chart(figure: Figure) -> Chart:
             elsewhere = True
             continue
         panel = panels[series["at"]]
+        panel["title"] = panel["title"] or texts.formulas(series["panel"])  # panels move apart on a narrow screen
         numbers = np.array([[float(cell or "nan") for cell in row[3:]] for row in mine]).reshape(-1, 4)
         if not len(numbers):
             continue

@@ -116,6 +116,7 @@ def test_real_mnist() -> None:
 
 
 @real
+@pytest.mark.slow
 def test_real_cifar10(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, str(REAL / "unpack.py"), str(tmp_path), "--only", "cifar10"], check=True, capture_output=True

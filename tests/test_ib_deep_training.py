@@ -273,6 +273,7 @@ def handed(folder: Path, settings: dict[str, Any]) -> list[str]:
     return ["--paper", "ib", "--experiment", "x", "--plan", str(folder / "plan.json")]
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """SIGKILL in the middle; the next run of the same command ends with the bytes of one that was left alone."""
     common = handed(tmp_path, {**VISION, "train_examples": 500, "epochs": 12})
@@ -464,6 +465,7 @@ REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data, with the real files, is not here")
+@pytest.mark.slow
 def test_the_stages_on_real_digits(tmp_path: Path) -> None:
     """From the official files to a finished run, through the commands that the rules call."""
     settings = {**VISION, "dataset": "mnist", "train_examples": None, "test_examples": None, "patch": 14, "dim": 4}

@@ -84,6 +84,7 @@ def short(tmp_path_factory):
     return folder, run(folder, SHORT, 2)
 
 
+@pytest.mark.slow
 def test_short_runs_draw_every_figure_and_optimizer(short):
     folder, paper = short
     assert set(rooms.figures("icl")) == set(paper.figures)
@@ -129,6 +130,7 @@ def test_the_csv_is_the_picture(short):
     np.testing.assert_allclose(one["y"], trace.curve("error", 2).values.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_drawn_and_judged(tmp_path):
     changes = SHORT | {"imbalanced": {**SHORT["imbalanced"], "optimizers": {"adam": {"lr": 1e308}, "mine": MINE}}}
     paper = run(tmp_path, changes, 1)

@@ -31,6 +31,7 @@ def twin(experiment, arrays, optimizer="adam"):
 
 
 @pytest.mark.parametrize("name", ["balanced", "imbalanced"])
+@pytest.mark.slow
 def test_trajectory_agrees_over_400_epochs(name):
     experiment, data, fast = run(name, [0, 1])
     assert experiment.settings.epochs == 400

@@ -215,6 +215,7 @@ assert "matplotlib.pyplot" not in sys.modules
 PLAIN = "\n".join(line for line in LOOK.splitlines() if "rcParams.update" not in line and "assert" not in line)
 
 
+@pytest.mark.slow
 def test_a_figure_looks_as_printed_and_changes_no_settings_of_the_user_s(small: Path, tmp_path: Path) -> None:
     for name, code in (("look", LOOK), ("plain", PLAIN)):
         command = [sys.executable, "-c", code, str(small), str(tmp_path / f"{name}.png")]
@@ -296,6 +297,7 @@ def _shown(cell: Any) -> set[str]:
     return {kind for output in cell.outputs for kind in output.get("data", {output.output_type: ""})}
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is shipped, it has outputs of a whole run; on small results it shows the same kinds of things."""
     shipped = nbformat.read(NOTEBOOK, as_version=4)

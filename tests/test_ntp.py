@@ -160,6 +160,7 @@ def test_tiny_losses_keep_their_digits() -> None:
     torch.testing.assert_close(residual[:, 0], -residual[:, 1], rtol=1e-14, atol=0)
 
 
+@pytest.mark.slow
 def test_long_runs_do_not_dissolve_into_rounding_noise() -> None:
     """With the textbook forms 1 - cosine rises again once the margins pass 36 (specification, section 8)."""
     of = experiment("long_run", steps_kq=15_000)

@@ -44,6 +44,7 @@ def entry(rule: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_stacked_seeds_follow_the_plain_twin(name: str, rule: str) -> None:
     changes = {"settings": KINDS[name], "optimizers": {"ngd": None, "mine": entry(rule)}}
     of = load_paper("ntp", {"experiments": {name: changes}}).experiment(name)
@@ -66,6 +67,7 @@ def test_stacked_seeds_follow_the_plain_twin(name: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.slow
 def test_every_rule_is_measured_and_drawn(rule: str, tmp_path: Path) -> None:
     """Beside NGD, in every figure that has training runs."""
     settings = {"steps_ov": 14, "steps_kq": 14}

@@ -570,6 +570,7 @@ def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
 @pytest.mark.parametrize("label", ["prox", "raw_small"])
+@pytest.mark.slow
 def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
     """Peak resident memory of a training process at the full size; the number of iterations does not matter."""
     code = f"""

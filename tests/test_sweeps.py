@@ -327,6 +327,7 @@ def test_the_figure_is_sound_and_tells_what_went_wrong(tmp_path: Path, settings:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_example_of_the_readme(tmp_path: Path) -> None:
     """At small size, from its text to the figure, the caption and the table that joins on the labels."""
     text = block("sweep.yaml").split("\nsnakemake")[0]

@@ -163,6 +163,7 @@ def test_read_only_results_are_told(block: Path, small_disk: Path) -> None:
     assert_one_message(train(block, small_disk), "Read-only file system", "--directory")
 
 
+@pytest.mark.slow
 def test_the_workflow_on_read_only_results(tmp_path: Path, small_disk: Path) -> None:
     """The disk holds `results`; the rest of the folder can be written."""
     (tmp_path / "run").mkdir()
@@ -187,6 +188,7 @@ def test_the_workflow_on_read_only_results(tmp_path: Path, small_disk: Path) -> 
         (("results/ntp/metrics/two_stages.parquet",), ["unknown experiment 'two_stages'"]),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_request_stops_before_anything_runs(
     tmp_path: Path, arguments: tuple[str, ...], words: list[str]
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path, name: str) 
     assert_one_message(done, name.rpartition("/")[2], "is not valid YAML", "line")
 
 
+@pytest.mark.slow
 def test_a_truncated_input_of_the_workflow_is_made_again_after_deleting_it(tmp_path: Path) -> None:
     target = "results/ntp/figures/fig1.pdf"
     snakemake(tmp_path, "--cores", "1", target)
@@ -214,6 +217,7 @@ def test_a_truncated_input_of_the_workflow_is_made_again_after_deleting_it(tmp_p
     snakemake(tmp_path, "--cores", "1", target)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_writes_its_message_to_the_log_too(tmp_path: Path) -> None:
     overlay = tmp_path / "impossible.yaml"
     overlay.write_text(

@@ -288,6 +288,7 @@ def test_an_empty_or_broken_folder_is_the_users_to_mend(tmp_path: Path) -> None:
         page.write(folder, tmp_path / "x.html")
 
 
+@pytest.mark.slow
 def test_a_run_of_one_figure_ends_with_the_page_and_never_fails_for_it(tmp_path: Path) -> None:
     quick = ("--cores", "1", "--configfile", str(ROOT / "tests" / "quick.yaml"))
     done = snakemake(tmp_path, "results/ntp/figures/fig1.pdf", *quick)

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 from tests.faults import refused
 from workflow.lib import rooms, stages
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
+from workflow.lib.runs import Trace
+from workflow.lib.tables import read_traces, write_traces
 
 SHORT: dict[str, Any] = {"settings": {"steps_ov": 5, "steps_kq": 5}, "seeds": 4}
 
@@ -311,3 +313,17 @@ def test_a_damaged_file_is_named(run: Run, of: Any, stage: Any, damage: Any, wor
 def test_an_array_that_claims_terabytes(run: Run) -> None:
     huge_npy(run.data("two_stage", "0-1"))
     refused(lambda: train(run), "0-1.npz", inside=run.folder)
+
+
+def test_a_curve_of_nothing_stays_one_when_it_is_written_again(tmp_path: Path) -> None:
+    """Runs that were lost at once are measured from their trace: they keep their names, seeds and last step."""
+    trace = Trace([3, 4])
+    trace.record("loss", [0, 5, 9], np.full((2, 3), np.nan))
+    for _ in range(3):
+        write_traces(tmp_path / "t.parquet", "p", "e", {"lost": trace, "silent": Trace([3, 4])})
+        found = read_traces(tmp_path / "t.parquet")
+        trace = found["lost"]
+    assert list(found) == ["lost", "silent"]
+    assert found["silent"].seeds == trace.seeds == (3, 4)
+    assert trace["loss"].steps.tolist() == [0, 9]
+    assert np.isnan(trace["loss"].values).all()

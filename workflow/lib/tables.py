@@ -30,7 +30,8 @@ def write_traces(
 ) -> None:
     """Write the traces of several optimizers to one Parquet file, whole or not at all, and what the file is.
 
-    NaN entries are left out, but for a last step that no seed reached: there they say that the runs ended before.
+    NaN entries are left out, but for a last step that no seed reached, and the first one of such runs if they recorded
+    nothing there: these say that the runs ended before.
     Optimizers and seeds that recorded nothing are kept by name. The values of runs that are points of a sweep, by
     label, are kept in the file's metadata, as JSON under `swept`.
     """
@@ -128,6 +129,7 @@ def _kept(values: np.ndarray) -> np.ndarray:
     kept = ~np.isnan(values)
     if values.shape[1] > 1 and not kept[:, -1].any():
         kept[:, -1] = True
+        kept[:, 0] |= not kept[:, 0].any()  # two entries, so that a curve of nothing stays one when it is written again
     return kept
 
 

@@ -12,7 +12,15 @@ import pytest
 
 from tests.conftest import ROOT, copy_project, snakemake, stage
 from workflow.lib.errors import UserError
-from workflow.lib.files import atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
+from workflow.lib.files import (
+    atomic,
+    read_arrays,
+    read_parameters,
+    write_arrays,
+    write_parameters,
+    write_text,
+)
+from workflow.lib.identity import Identity
 from workflow.lib.runs import Trace
 from workflow.lib.tables import read_traces, write_traces
 
@@ -235,3 +243,15 @@ def test_the_library_is_complete_in_version_control() -> None:
     command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "workflow", "config", "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert [name for name in done.stdout.split() if "__pycache__" not in name] == []
+
+
+def test_equal_parameters_are_equal_bytes(tmp_path: Path) -> None:
+    """Also with what the file is, although safetensors draws the order of its metadata by lot."""
+    arrays = {"w": np.ones((2, 5)), "b/c": np.arange(3.0)}
+    written = set()
+    for _ in range(20):
+        write_parameters(tmp_path / "p.safetensors", arrays, Identity("ib", "é", "sgd", "0", "x"))
+        written.add((tmp_path / "p.safetensors").read_bytes())
+    assert len(written) == 1
+    found = read_parameters(tmp_path / "p.safetensors")
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import tempfile
 import zlib
@@ -108,9 +109,20 @@ def write_parameters(path: Path | str, parameters: Mapping[str, np.ndarray], ide
 
     arrays = {name: np.ascontiguousarray(array) for name, array in parameters.items()}
     metadata = {_SUM: _sum(arrays)} | ({} if identity is None else {IDENTITY: str(identity)})
-    whole = save(arrays, metadata)
+    whole = _settled(save(arrays, metadata))
     with atomic(path) as temporary:  # written by Python, so that a full disk is the OSError it is everywhere else
         temporary.write_bytes(whole)
+
+
+def _settled(whole: bytes) -> bytes:
+    """A file with its metadata in a fixed order, which safetensors draws by lot: equal runs, equal bytes."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(end - 8)
+    if len(text) != end - 8:
+        raise AssertionError("the header of a safetensors file grew when it was sorted")
+    return whole[:8] + text + whole[end:]
 
 
 def read_parameters(path: Path | str, identity: Identity | None = None) -> Arrays:

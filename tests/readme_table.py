@@ -9,29 +9,43 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from tests.budget import costs
+from workflow.lib.costs import Cost
 from workflow.lib.page import PAGE
+from workflow.lib.plan.model import Figure
 from workflow.lib.plan.reading import ROOT, read_yaml
 from workflow.lib.rooms import make_plan
 
-HEAD = "| figure | shows | target | claims that hold |\n| --- | --- | --- | --- |"
+HEAD = "| figure | shows | target | CPU minutes | claims that hold |\n| --- | --- | --- | --- | --- |"
 PICTURES = "docs/figures"
 WIDTH, COLOURS = 1000, 256  # of a picture: sharp on a screen, and small
 
 
 def table(results: Path) -> str:
-    """One row for each figure, in the order of the page."""
+    """One row for each figure, in the order of the page, with what all its jobs cost in CPU time."""
     claims = pd.read_csv(results / "claims.csv", keep_default_na=False)
+    spent = costs(results)
     rows = [HEAD]
     for paper, figure in _figures():
         mine = claims[(claims["paper"] == paper) & (claims["figure"] == figure.name)]
         held = f"{(mine['verdict'] == 'holds').sum()} of {len(mine)}" if len(mine) else "–"
         name = f"`{paper}` [{figure.name}]({PICTURES}/{paper}-{figure.name}.png)"
-        rows.append(f"| {name} | {figure.title} | `results/{paper}/figures/{figure.name}.pdf` | {held} |")
+        target = f"`results/{paper}/figures/{figure.name}.pdf`"
+        rows.append(f"| {name} | {figure.title} | {target} | {_minutes(spent, results / paper, figure)} | {held} |")
     return "\n".join(rows)
+
+
+def _minutes(spent: Mapping[Path, Cost], paper: Path, figure: Figure) -> str:
+    """CPU minutes of the figure's own jobs and of its experiments': data, runs, metrics, drawing."""
+    names = {figure.name, *figure.experiments}
+    logs = {path: path.relative_to(paper / "logs").parts for path in spent if path.is_relative_to(paper / "logs")}
+    seconds = sum(spent[path].seconds for path, parts in logs.items() if parts[1].removesuffix(".log") in names)
+    return f"{seconds / 60:.1f}"
 
 
 def pictures(results: Path, folder: Path) -> None:

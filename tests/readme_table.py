@@ -44,8 +44,10 @@ def _minutes(spent: Mapping[Path, Cost], paper: Path, figure: Figure) -> str:
     """CPU minutes of the figure's own jobs and of its experiments': data, runs, metrics, drawing."""
     names = {figure.name, *figure.experiments}
     logs = {path: path.relative_to(paper / "logs").parts for path in spent if path.is_relative_to(paper / "logs")}
-    seconds = sum(spent[path].seconds for path, parts in logs.items() if parts[1].removesuffix(".log") in names)
-    return f"{seconds / 60:.1f}"
+    seconds = sum(
+        spent[path].seconds for path, parts in logs.items() if parts[1:] and parts[1].removesuffix(".log") in names
+    )
+    return f"{seconds / 60:.1f}" if seconds > 3 else "< 0.1"
 
 
 def pictures(results: Path, folder: Path) -> None:

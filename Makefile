@@ -9,8 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: figures test bench report lint lock clean
 
+# On a terminal snakemake shows bars; in a pipe, its plain log.
 figures: .venv/ready
-	snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
+	snakemake $$(test -t 2 && echo --logger rich) --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
 test: .venv/ready

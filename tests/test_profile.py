@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -56,3 +58,20 @@ def test_a_run_on_the_cpu_waits_for_no_gpu(tmp_path: Path, device: str, gpus: in
     asked = re.search(r"rule train_on_gpu:.*?resources: ([^\n]*)", done.stdout + done.stderr, re.DOTALL)
     assert asked is not None
     assert re.search(r"\bgpu=(\d+)", f"{asked[1]}, gpu=0")[1] == str(gpus)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_make_shows_bars_on_a_terminal_alone(tmp_path: Path, terminal: bool) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    told = tmp_path / ".venv" / "bin" / "snakemake"
+    told.parent.mkdir(parents=True)
+    told.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
+    told.chmod(0o755)
+    ours, theirs = pty.openpty()
+    try:
+        errors = theirs if terminal else subprocess.PIPE
+        subprocess.run(["make", "-o", ".venv/ready", "figures"], cwd=tmp_path, stderr=errors, check=True)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ((tmp_path / "arguments").read_text().split()[:2] == ["--logger", "rich"]) is terminal

@@ -238,3 +238,32 @@ def test_a_gpu_that_is_not_there_is_told_before_downloads_begin(tmp_path: Path) 
 
     touched = snakemake(tmp_path, "--cores", "2", "--touch", *arguments, check=False)
     assert "error: device" not in touched.stderr  # nothing runs
+
+
+@pytest.mark.parametrize("place", ["results", "results/ntp", "results/ntp/runs"])
+@pytest.mark.parametrize("found", ["a file", "a link that leads to no folder"])
+def test_what_stands_in_the_place_of_a_folder_is_told(tmp_path: Path, place: str, found: str) -> None:
+    folder = tmp_path / place
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if found == "a file":
+        folder.touch()
+    else:
+        folder.symlink_to(folder.name)  # a loop
+    with pytest.raises(UserError, match=f"{place}: expected a folder, found {found}"):
+        preflight.check_folders(["ntp"], tmp_path / "results")
+
+
+def test_folders_and_links_to_folders_are_fine(tmp_path: Path) -> None:
+    preflight.check_folders(["ntp"], tmp_path / "results")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results").symlink_to("disk")
+    (tmp_path / "results" / "ntp").mkdir()
+    preflight.check_folders(["ntp"], tmp_path / "results")
+
+
+def test_snakemake_ends_with_one_message_where_results_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    done = snakemake(tmp_path, "-n", "results/ntp/figures/fig1.pdf", check=False)
+    assert done.returncode != 0
+    assert "results: expected a folder, found a file" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

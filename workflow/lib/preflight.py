@@ -159,6 +159,25 @@ def check_writable(results: Path = Path("results")) -> None:
         raise from_os_error(error) from None
 
 
+def check_folders(papers: Iterable[str], results: Path = Path("results")) -> None:
+    """Refuse that something else has the name of a folder of the results, before snakemake looks into it.
+
+    Args:
+        papers: the short names of the papers that run.
+        results: the folder that they write to.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
+    inside = (results / paper / name for paper in papers for name in ("", "plan", "data", "runs", "metrics", "figures"))
+    for folder in (results, *inside):
+        if os.path.lexists(folder) and not folder.is_dir():
+            found = "a link that leads to no folder" if folder.is_symlink() else "a file"
+            raise UserError(
+                f"{folder}: expected a folder, found {found}. Move it away, or choose another place with --directory."
+            )
+
+
 def check_device(device: str, needed: Demand, own_environment: bool) -> None:
     """Refuse `device: cuda` where jobs will find no GPU; for jobs that run on this machine.
 

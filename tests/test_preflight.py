@@ -267,3 +267,9 @@ def test_snakemake_ends_with_one_message_where_results_is_a_file(tmp_path: Path)
     assert done.returncode != 0
     assert "results: expected a folder, found a file" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_no_cores_are_told_and_nothing_waits(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "--cores", "0", "results/ntp/figures/fig1.pdf", check=False)
+    assert done.returncode != 0
+    assert "--cores 0: expected at least 1" in done.stdout + done.stderr

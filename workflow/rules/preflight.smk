@@ -49,6 +49,8 @@ onstart:
             preflight.check_writable()
             preflight.check_disk(demand)
             if workflow.local_exec:
+                if workflow.global_resources["_cores"].value == 0:
+                    raise UserError("--cores 0: expected at least 1; with none, no job would ever start")
                 elsewhere = bool(workflow.deployment_settings.deployment_method)
                 preflight.check_device(plan.device, demand, elsewhere)
                 if plan.tensorboard and not elsewhere:

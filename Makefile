@@ -14,8 +14,9 @@ figures: .venv/ready
 	snakemake $$(test -t 2 && echo --logger rich) --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
+# Two processes: one for all that needs a whole run or another program, one for the rest.
 test: .venv/ready
-	pytest
+	pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.benchmarks $(if $(filter quick,$(BENCH)),--quick)

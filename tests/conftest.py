@@ -72,11 +72,22 @@ def copy_project(target: Path) -> Path:
 SLOW_FIXTURES, SLOW_MARKS = {"default_run", "finished_project"}, ("browser", "catalog", "slurm")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a whole run, or another program, is slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What uses a whole run, or another program, is slow.
+
+    Of several processes (`make test`) one has all of these, first, so that there is one whole run, and one program is
+    installed at a time; what else a file's tests share is made in one process, too.
+    """
+    whole = []
     for item in items:
-        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, SLOW_MARKS)):
+        slow = SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, SLOW_MARKS))
+        whole.append(bool(slow))
+        if slow:
             item.add_marker(pytest.mark.slow)
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group("whole" if slow else str(item.path)))
+    if config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = [item for wanted in (True, False) for item, slow in zip(items, whole, strict=True) if slow is wanted]
 
 
 @pytest.fixture(scope="session")

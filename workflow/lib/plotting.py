@@ -250,7 +250,7 @@ class Sheet:
                 style = {"yerr": [middle - np.asarray(low), np.asarray(high) - middle], "capsize": 2, **style}
             drawn = ax.bar(np.asarray(x), middle, **style)
         color = drawn.patches[0].get_facecolor() if drawn.patches else None
-        known |= {"label": style.get("label"), "color": color}
+        known |= {key: style.get(key) for key in ("label", "alpha")} | {"color": color}
         self.record(panel, series, x, y, low, high, ax=ax, kind="bars", **known)
 
     def level(self, ax: Axes, panel: str, series: str, y: float, **style: Any) -> None:

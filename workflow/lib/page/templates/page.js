@@ -65,7 +65,7 @@
     const errors = () => ({ type: "data", symmetric: false, thickness: 1, width: 3,
       array: series.high.map((high, at) => high - series.y[at]), arrayminus: series.low.map((low, at) => series.y[at] - low) });
     if (series.kind === "bars") {
-      return [{ ...trace, type: "bar", width: series.width_of_bars, marker: look, ...(series.low && state.bands ? { error_y: errors() } : {}) }];
+      return [{ ...trace, type: "bar", textposition: "none", width: series.width_of_bars, marker: look, ...(series.low && state.bands ? { error_y: errors() } : {}) }];
     }
     if (series.kind === "points") {
       const marker = { ...look, size: 8, symbol: SYMBOLS[series.marker] || "circle", line: { width: series.marker === "x" ? 2 : 0, color: look.color } };

@@ -125,7 +125,7 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
     for column, (phase, (start, end)) in enumerate(zip(PHASES, pairwise(borders), strict=True)):
         bars, shares = sheet.panels[0, column], sheet.panels[1, column]
         _weights(sheet, bars, phase, course, count, start, end)
-        _shares(sheet, shares, phase, course, count, end)
+        _shares(sheet, shares, bars, phase, course, count, end)
         bars.set_title(f"{phase.number}: {phase.name}")
         condition = f"$L_k < {settings.error_threshold:g}$" if phase.event == "error" else phase.condition
         shares.set_xlabel(f"ends with {condition}\nat {TIME} = {end:,.0f}", fontsize=8)
@@ -156,8 +156,11 @@ def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, 
     leader = max(WEIGHTS, key=lambda name: abs(after[name] - before[name]))
     for place, (name, (label, color)) in enumerate(WEIGHTS.items()):
         leads, upward = name == leader, after[name] >= 0
-        ax.bar(place, after[name], 0.62, color=color, alpha=1.0 if leads else 0.45, zorder=2)
-        ax.bar(place, before[name], 0.62, color="white", alpha=0.55, zorder=3)
+        ends = (("end", after[name], color, 1.0 if leads else 0.45), ("start", before[name], "white", 0.55))
+        for layer, (when, logit, shade, alpha) in enumerate(ends, start=2):
+            style = {"name": label, "width": 0.62, "color": shade, "alpha": alpha, "zorder": layer}
+            part = f"logit of {name} at the {when}"
+            sheet.bars(ax, f"phase {phase.number}", course.optimizer.label, [place], [logit], part=part, **style)
         ax.annotate(
             f"{after[name] - before[name]:+.2f}".replace("-", "\N{MINUS SIGN}"),
             (place, after[name]),
@@ -169,16 +172,14 @@ def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, 
             fontweight="bold" if leads else "normal",
             zorder=4,
         )
-        ends: dict[str, Any] = {"part": f"logit of {name}, start and end", "name": label}
-        sheet.record(f"phase {phase.number}", course.optimizer.label, [start, end], [before[name], after[name]], **ends)
     ax.axhline(0, color="#444444", linewidth=0.7)
     ax.set_xticks(range(len(WEIGHTS)), [label for label, _ in WEIGHTS.values()], fontsize=9.5)
     ax.set(xlim=(-0.62, 2.62), ylim=(-4.6, 8.6))
     ax.grid(False, axis="x")
 
 
-def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, time: float) -> None:
-    """One stacked bar: the attention on the target, on the dominant feature and on all others."""
+def _shares(sheet: Sheet, ax: Axes, bars: Axes, phase: Phase, course: _Course, count: int, time: float) -> None:
+    """One stacked bar: the attention on the target, on the dominant feature and on all others; told with `bars`."""
     shares = {name: course.at("attention", ("rare", count, name), time) for name in ("target", "dominant")}
     shares["other"] = 1 - sum(shares.values())
     left = 0.0
@@ -186,8 +187,7 @@ def _shares(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, t
         ax.barh(0, width, 0.6, left=left, color=WEIGHTS[name][1])
         if width > 0.15:
             ax.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", color="white", fontsize=8)
-        known: dict[str, Any] = {"part": f"attention on {name}, end", "name": f"attention on {name}"}
-        sheet.record(f"phase {phase.number}", course.optimizer.label, [time], [width], **known)
+        sheet.note(bars, f"phase {phase.number}", f"attention on {name} at the end", width)
         left += width
     ax.set(xlim=(0, 1), ylim=(-0.5, 0.5), yticks=[], xticks=[0, 0.5, 1])
     ax.grid(False)

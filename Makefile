@@ -7,16 +7,19 @@ BIN := .venv/bin
 # Shell rules call `python`: the environment's comes first on PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: figures test bench report lint lock clean
+.PHONY: figures test test-whole test-parts bench report lint lock clean
 
 # On a terminal snakemake shows bars; in a pipe, its plain log.
 figures: .venv/ready
 	snakemake $$(test -t 2 && echo --logger rich) --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
-# Two processes: one for all that needs a whole run or another program, one for the rest.
+# Two processes: one for all that needs a whole run or another program, so that there is one of each, one for the rest.
 test: .venv/ready
-	pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=line --keep-going test-whole test-parts
+
+test-whole test-parts: test-%: .venv/ready
+	pytest -m "$(if $(filter whole,$*),whole,not whole)"
 
 bench: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.benchmarks $(if $(filter quick,$(BENCH)),--quick)

@@ -68,26 +68,16 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-# Fixtures and marks that make a test slow.
-SLOW_FIXTURES, SLOW_MARKS = {"default_run", "finished_project"}, ("browser", "catalog", "slurm")
+# Fixtures and marks of tests that use a whole run of the workflow, or another program.
+WHOLE_FIXTURES, WHOLE_MARKS = {"default_run", "finished_project"}, ("browser", "catalog", "slurm")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What uses a whole run, or another program, is slow.
-
-    Of several processes (`make test`) one has all of these, first, so that there is one whole run, and one program is
-    installed at a time; what else a file's tests share is made in one process, too.
-    """
-    whole = []
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses a whole run, or another program, is slow."""
     for item in items:
-        slow = SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, SLOW_MARKS))
-        whole.append(bool(slow))
-        if slow:
+        if WHOLE_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, WHOLE_MARKS)):
             item.add_marker(pytest.mark.slow)
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group("whole" if slow else str(item.path)))
-    if config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
-        items[:] = [item for wanted in (True, False) for item, slow in zip(items, whole, strict=True) if slow is wanted]
+            item.add_marker(pytest.mark.whole)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ figures: .venv/ready
 
 # Two processes: one for all that needs a whole run or another program, so that there is one of each, one for the rest.
 test: .venv/ready
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=line --keep-going test-whole test-parts
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-whole test-parts
 
 test-whole test-parts: test-%: .venv/ready
 	pytest -m "$(if $(filter whole,$*),whole,not whole)"

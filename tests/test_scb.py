@@ -335,6 +335,27 @@ def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatc
     assert kernels.compiled(lambda x: x + 1)(1) == 2
 
 
+GRADIENTS = """
+import numpy as np
+from workflow.lib.papers.scb import kernels
+
+random = np.random.default_rng(0)
+tokens, queries, targets = (random.integers(0, 5, n).astype(np.uint8) for n in ((40, 100), 40, 40))
+attention, value, slopes = random.random((5, 100)), random.random((5, 5)), (np.empty((5, 100)), np.empty((5, 5)))
+loss = kernels.gradients(tokens, queries, targets, attention, value, *slopes)
+kernels.proximal_steps(slopes[0][None], slopes[0][None].copy(), 0.1, 0.01, random.random((1, 5)), False)
+print(loss.hex(), *(kept.tobytes().hex() for kept in slopes))
+"""
+
+
+def test_a_process_that_compiles_sums_like_one_that_loads(tmp_path: Path) -> None:
+    """To the last bit, so that the first run after an install is every run."""
+    with_cache = {**environment(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", GRADIENTS]
+    first, second = (subprocess.check_output(command, env=with_cache, cwd=ROOT) for _ in range(2))
+    assert (first == second) is True  # no diff of their bytes
+
+
 # ---- training ----
 
 

@@ -128,9 +128,6 @@ def gpu_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = copy_project(tmp_path_factory.mktemp("slurm") / "project")
     with (project / "workflow/lib/papers/ntp/settings.py").open("a") as settings:
         settings.write(WANTS_GPU)
-    # The job that compiles scb's loops sums in another order than all later ones (README): have it done.
-    target, few = "results/scb/metrics/softmax.parquet", ("--config", "papers=[scb]", "seeds=1")
-    snakemake(tmp_path_factory.mktemp("compiled"), "--cores", "2", target, *QUICK, *few, project=project)
     return project
 
 

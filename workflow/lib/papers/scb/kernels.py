@@ -26,6 +26,7 @@ _BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
 _CHUNK = 64  # entries that are looked at together for one that is not zero
 
 Function = TypeVar("Function", bound=Callable[..., object])
+_LOOSE = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning: runs may diverge
 
 
 def compiled(function: Function) -> Function:
@@ -34,11 +35,19 @@ def compiled(function: Function) -> Function:
     Compiled code is cached beside this file or in the user's cache folder; without a writable one it is
     compiled anew by every process.
     """
-    loose = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning: runs may diverge
     try:
-        return cast(Function, numba.njit(function, cache=True, fastmath=loose))
+        return cast(Function, numba.njit(function, cache=True, fastmath=_LOOSE))
     except RuntimeError:
-        return cast(Function, numba.njit(function, fastmath=loose))
+        return cast(Function, numba.njit(function, fastmath=_LOOSE))
+
+
+def part(function: Function) -> Function:
+    """A part of a compiled function, which takes its lines in.
+
+    Were it compiled by itself, a process that compiles would call that code, and one that loads its caller from the
+    cache would call the caller's own copy: two orders of summation, which differ in the last digits.
+    """
+    return cast(Function, numba.njit(function, fastmath=_LOOSE, inline="always"))
 
 
 def _without_scipy() -> None:
@@ -89,7 +98,7 @@ def fill(state: np.ndarray, words: np.ndarray) -> None:
             state[0, lane], state[1, lane], state[2, lane], state[3, lane] = a, b, c, d
 
 
-@compiled
+@part
 def _choose(uniform: float, cumulative: np.ndarray) -> int:
     """The index that a uniform number falls on."""
     for index in range(cumulative.size - 1):
@@ -213,7 +222,7 @@ def gradients(
     return loss / (2.0 * batch)
 
 
-@compiled
+@part
 def _find(row: np.ndarray, where: np.ndarray) -> None:
     """Write the places of all entries that are not zero into `where`, which is long enough."""
     found = 0
@@ -229,7 +238,7 @@ def _find(row: np.ndarray, where: np.ndarray) -> None:
                     found += 1
 
 
-@compiled
+@part
 def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """The hidden vectors h = X a^(k) of every sequence, shape (B, N)."""
     batch, positions = tokens.shape
@@ -322,7 +331,7 @@ def proximal_steps(
                 _proximal_row(rows[run, k], gradient[run, k], 0.0, lr, threshold)
 
 
-@compiled
+@part
 def _proximal_row(row: np.ndarray, slope: np.ndarray, mean: float, size: float, threshold: float) -> None:
     """One row's step along `slope - mean`, soft-thresholded; what it lost is shared among its non-zero entries."""
     if threshold == 0.0:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_ib_deep_pretraining import texts
-from tests.test_ib_deep_stacked import STACKED
-from tests.test_ib_deep_training import StopError, experiment, run, same, stops_after
+from tests.papers.ib.deep.test_pretraining import texts
+from tests.papers.ib.deep.test_stacked import STACKED
+from tests.papers.ib.deep.test_training import StopError, experiment, run, same, stops_after
 from workflow.lib import watching
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError

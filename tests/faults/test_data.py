@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults import refused, taken_or_refused
-from tests.test_ib_deep_data import idx, write_cifar, write_mnist
+from tests.papers.ib.deep.test_data import idx, write_cifar, write_mnist
 from workflow.lib import captions, datasets, downloads
 from workflow.lib.datasets import cifar10, mnist, multinli
 from workflow.lib.downloads import Remote

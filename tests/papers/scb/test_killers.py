@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_scb import experiment, runs
+from tests.papers.scb.test_room import experiment, runs
 from workflow.lib import rooms
 from workflow.lib.contract import Run
 from workflow.lib.judging import verdict

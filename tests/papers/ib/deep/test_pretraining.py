@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_ib_deep_training import LANGUAGE, OPTIMIZERS, StopError, experiment, rename, run, same, stops_after
+from tests.papers.ib.deep.test_training import (
+    LANGUAGE,
+    OPTIMIZERS,
+    StopError,
+    experiment,
+    rename,
+    run,
+    same,
+    stops_after,
+)
 from workflow.lib import stages
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError, from_os_error

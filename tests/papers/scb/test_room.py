@@ -597,7 +597,7 @@ def test_a_job_of_figure_1_stays_below_600_mb(label: str) -> None:
     code = f"""
 from pathlib import Path
 from workflow.lib.contract import Job, Run
-from tests.test_scb import experiment, runs
+from tests.papers.scb.test_room import experiment, runs
 from workflow.lib.papers.scb.data import generate
 e = experiment(iterations=30, boosting_steps=10)
 runs(e, {{n: generate(e, e.seed(n)) for n in range(5)}}, "{label}")

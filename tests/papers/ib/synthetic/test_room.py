@@ -277,7 +277,7 @@ def test_a_random_start_of_adam_is_the_matrix_itself() -> None:
 
 
 def test_a_class_from_elsewhere_that_shrinks_is_right_from_a_random_start() -> None:
-    shrinking = {"rule": "tests.test_ib_synthetic.Shrinking", "lr": 0.5, "iterations": 10}
+    shrinking = {"rule": "tests.papers.ib.synthetic.test_room.Shrinking", "lr": 0.5, "iterations": 10}
     made = experiment("fixed_decoder", {**TINY, "initial_norm": 5}, mine=shrinking)
     assert made.optimizers["mine"].traits.rotations
     outside = run(made, "mine").parameters["outside_key_query"]

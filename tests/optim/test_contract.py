@@ -1,6 +1,6 @@
 """What every optimizer promises, ours and others': registered rules, torch's own, and a user's textbook heavy ball.
 
-The documented step size is the default where there is one, else 0.1. `test_optim.py` holds rules to their formulas.
+The documented step size is the default where there is one, else 0.1. `test_rules.py` holds rules to their formulas.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tests.conftest import ROOT, environment
-from tests.test_ib_deep_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
+from tests.papers.ib.deep.test_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
 from workflow.lib.contract import Job
 from workflow.lib.papers.ib.deep import bert, engines, standins, texts, tiny_bert, training
 from workflow.lib.papers.ib.deep.data import averaged

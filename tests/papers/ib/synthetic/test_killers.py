@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_ib_synthetic import TINY, data_of, experiment
+from tests.papers.ib.synthetic.test_room import TINY, data_of, experiment
 from workflow.lib import rooms
 from workflow.lib.contract import Job, Run
 from workflow.lib.judging import verdict

@@ -1,4 +1,4 @@
-"""Registered rules as planning reads them, and the norms; the contract of steps is in `test_optimizer_contract.py`."""
+"""Registered rules as planning reads them, and the norms; the contract of steps is in `test_contract.py`."""
 
 from __future__ import annotations
 

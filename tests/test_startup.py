@@ -50,6 +50,11 @@ assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
     assert imported(code + later, "torch._decomp") == ["torch._decomp"]
 
 
+def test_a_published_bert_is_built_in_a_training_job() -> None:
+    code = LEAN.format(rule="adam", device="cpu")
+    assert imported(f"{code}\nimport workflow.lib.papers.ib.deep.bert", "transformers") == ["transformers"]
+
+
 @pytest.mark.parametrize(("rule", "device"), [("mine.optimizers.Adam", "cpu"), ("ngd", "cuda")])
 def test_rules_from_elsewhere_and_gpus_get_all_of_torch(rule: str, device: str) -> None:
     assert imported(LEAN.format(rule=rule, device=device), "torch._decomp") == ["torch._decomp"]

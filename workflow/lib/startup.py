@@ -56,8 +56,8 @@ _SHAPES_ALONE = "torch._meta_registrations"
 def without_shapes_alone(rule: str, device: str) -> Iterator[None]:
     """Let a training on the CPU import torch without its rules for tensors that have shapes and no numbers.
 
-    Not for a rule from elsewhere, which may compile or export; nothing of this library does. After it, these rules can
-    be imported as ever.
+    Not for a rule from elsewhere, which may compile or export; nothing of this library does. They import one
+    another in a circle that can be entered at `torch._meta_registrations` alone: who needs them imports that first.
 
     Args:
         rule: the optimizer's.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from snakemake.cli import parse_args
 
+from tests.conftest import ROOT, SNAKEFILE
 from tests.faults import refused, taken_or_refused
 from workflow.lib import rooms
 from workflow.lib.plan.model import Plan
@@ -50,6 +53,9 @@ FILES: list[tuple[str, bytes, list[str]]] = [
     ("a mapping that holds itself", b"ntp: &a {b: *a}\n", ["300,000 values", "anchors"]),
     ("a program", b"__use_yte__: true\nseeds: ?1 + 1\n", ["__use_yte__", "program"]),
     ("five thousand digits", b"seeds: " + b"9" * 5000 + b"\n", ["not valid YAML"]),
+    ("lists, 10,000 deep", b"seeds: 1\nntp: " + b"[" * 10_000 + b"]" * 10_000, ["line 2", "at most 50 deep"]),
+    ("lists, 1,000,000 deep", b"ntp: " + b"[" * 1_000_000, ["line 1", "at most 50 deep"]),
+    ("mappings, 60 deep", b"".join(b" " * n + b"a:\n" for n in range(60)) + b" " * 60 + b"b: 1\n", ["line 51", "at most 50 deep"]),
 ]  # fmt: skip
 
 
@@ -84,6 +90,42 @@ def test_a_place_without_an_overlay(tmp_path: Path, make: Any, word: str) -> Non
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfseeds: 3\n")
     assert read_overlay(tmp_path / "mine.yaml") == {"seeds": 3}
+
+
+def look_through(profile: str, *overlays: Path) -> None:
+    """What snakemake does with its command line before it takes the files of --configfile; SystemExit is one message."""
+    named = ("--snakefile", str(ROOT / SNAKEFILE), "--workflow-profile", str(ROOT / "workflow" / "profiles" / profile))
+    parse_args([*named, "-n", "--configfile", *map(str, overlays)])
+
+
+@pytest.mark.parametrize("profile", ["default", "slurm"])
+def test_snakemake_takes_no_overlay_before_it_is_looked_through(tmp_path: Path, profile: str) -> None:
+    """For one and several files; a program among them does not run."""
+    good, bad, program = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "program"))
+    good.write_text("seeds: 3\n")
+    bad.write_text("ntp:\n\texperiments: {}\n")
+    program.write_text(f"__use_yte__: true\n__definitions__: [\"open('{tmp_path}/ran', 'w')\"]\n")
+    look_through(profile, good)
+
+    for files, words in (
+        ([bad], ["bad.yaml", "line 2"]),
+        ([good, bad], ["bad.yaml", "line 2"]),
+        ([good, program], ["program.yaml", "__use_yte__"]),
+        ([good, tmp_path / "none.yaml"], ["none.yaml", "No such file"]),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            look_through(profile, *files)
+        assert str(caught.value).startswith("error: ")
+        assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_profile_of_other_rules_looks_through_nothing(tmp_path: Path) -> None:
+    """The profile of this workflow may be copied to another one."""
+    shutil.copytree(ROOT / "workflow" / "profiles" / "default", tmp_path / "profiles" / "default")
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "theirs.yaml").write_text("[1, 2]")
+    parse_args(["--snakefile", str(tmp_path / "Snakefile"), "-n", "--configfile", str(tmp_path / "theirs.yaml")])
 
 
 def plan(mine: Any) -> Plan:

@@ -19,6 +19,8 @@ ROOT = places.ROOT
 _EVALUATED = "__use_yte__"
 # Values that an overlay may hold; all shipped ones together hold less than a tenth of that.
 _LARGEST = 300_000
+# How deep they may lie in one another; the shipped ones lie eight deep.
+_DEEPEST = 50
 
 _USER = {"source": "user", "where": ""}
 
@@ -50,8 +52,13 @@ def refuse_copies(folder: Path) -> None:
                 )
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping, with the file and line named when it is not one."""
+def read_yaml(path: Path | str, deepest: int | None = None) -> dict[str, Any]:
+    """Read a YAML mapping, with the file and line named when it is not one.
+
+    Args:
+        path: of the file.
+        deepest: how deep its values may lie in one another; None where it is ours and needs no bound.
+    """
     if Path(path).exists() and not Path(path).is_file():
         raise UserError(f"{path}: is {'a folder' if Path(path).is_dir() else 'no regular file'}; expected a YAML file")
     try:
@@ -59,10 +66,13 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         raise from_os_error(error) from None
     except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}: is not a text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
+            f"{path}: line {line}: expected a text in UTF-8; byte {error.start} is 0x{error.object[error.start]:02x}"
         ) from None
     try:
+        if deepest is not None:
+            _check_depth(path, text, deepest)
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except (yaml.YAMLError, ValueError, TypeError) as error:  # a date such as 2020-13-45, a key that is a list
         reason = " ".join(str(error).replace(' in "<unicode string>"', " at").split())
@@ -75,13 +85,23 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return loaded
 
 
+def _check_depth(path: Path | str, text: str, deepest: int) -> None:
+    """Refuse what lies so deep that reading it would end the process: libyaml's reader of values calls itself."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > deepest:
+            line = event.start_mark.line + 1  # type: ignore[union-attr]  # every event of a text has one
+            raise UserError(f"{path}: line {line}: expected values at most {deepest} deep in one another, found deeper")
+
+
 def read_overlay(path: Path | str) -> dict[str, Any]:
     """Read a user's file over the shipped ones.
 
     Snakemake reads it too, and takes what is refused here: a key that stands twice, a file that evaluates Python,
     anchors that stand for more than anyone wrote.
     """
-    loaded = read_yaml(path)
+    loaded = read_yaml(path, _DEEPEST)
     if _EVALUATED in loaded:
         raise UserError(f"{path}: the key {_EVALUATED} makes snakemake evaluate the file as a program; remove it")
     left, waiting = _LARGEST, list[Any]([loaded])

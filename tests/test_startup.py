@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, environment
+from workflow.lib import startup
 
 
 def imported(code: str, *asked: str) -> list[str]:
@@ -39,15 +40,19 @@ with startup.without_shapes_alone({rule!r}, {device!r}):
 """
 
 
-def test_a_training_s_torch_comes_without_shapes_alone_and_takes_them_up_later() -> None:
+PARTS = ("torch._meta_registrations", *startup._AFTER_IT, "torch._dynamo")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_training_s_torch_comes_without_shapes_alone_and_takes_them_up_later(name: str) -> None:
     code = LEAN.format(rule="torch.optim.Adam", device="cpu")
     assert imported(code, "torch", "torch._decomp") == ["torch"]
     later = """
-import torch._meta_registrations
+import {name}
 assert torch.empty(3, 4, device="meta").T.shape == (4, 3)
 assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
 """
-    assert imported(code + later, "torch._decomp") == ["torch._decomp"]
+    assert imported(code + later.format(name=name), "torch._decomp") == ["torch._decomp"]
 
 
 def test_a_published_bert_is_built_in_a_training_job() -> None:

@@ -14,10 +14,13 @@ How planning does without torch is in `workflow.lib.optim._reading`.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -48,16 +51,18 @@ def spared(rule: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     return _spared(rule) if _training else rule  # type: ignore[arg-type]  # classes are hashable
 
 
-# What torch knows of the shapes that its operations give to tensors without numbers.
+# What torch knows of the shapes that its operations give to tensors without numbers; and the members of the circle of
+# imports around it that cannot be imported before it.
 _SHAPES_ALONE = "torch._meta_registrations"
+_AFTER_IT = ("torch._decomp", "torch._prims", "torch._refs", "torch.utils._content_store")
 
 
 @contextmanager
 def without_shapes_alone(rule: str, device: str) -> Iterator[None]:
     """Let a training on the CPU import torch without its rules for tensors that have shapes and no numbers.
 
-    Not for a rule from elsewhere, which may compile or export; nothing of this library does. They import one
-    another in a circle that can be entered at `torch._meta_registrations` alone: who needs them imports that first.
+    Not for a rule from elsewhere, which may compile or export; nothing of this library does. Whatever asks for a part
+    of them later (transformers does) gets them all.
 
     Args:
         rule: the optimizer's.
@@ -72,6 +77,29 @@ def without_shapes_alone(rule: str, device: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[_SHAPES_ALONE]
+        sys.meta_path.insert(0, _Later())
+
+
+class _Later(MetaPathFinder, Loader):
+    """Enters the circle of imports where torch does, when a part of it is asked for, and then finds that part there."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in (_SHAPES_ALONE, *_AFTER_IT):
+            return None
+        sys.meta_path.remove(self)
+        if name == _SHAPES_ALONE:
+            return None
+        importlib.import_module(_SHAPES_ALONE)
+        spec = sys.modules[name].__spec__
+        if spec is not None:
+            spec.loader = self  # the import that asked goes on with this very spec, and is not to execute it again
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It was executed as a part of the circle."""
 
 
 def keep_memory() -> None:

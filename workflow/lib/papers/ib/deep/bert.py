@@ -12,7 +12,6 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every file was fetched before; nothing may be looked up in a run
 
 import torch
-import torch._meta_registrations  # before transformers' parts of it: see startup.without_shapes_alone
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.utils import logging

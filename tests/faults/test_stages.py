@@ -16,6 +16,7 @@ from workflow.lib.files import (
     atomic,
     read_arrays,
     read_parameters,
+    readable,
     write_arrays,
     write_parameters,
     write_text,
@@ -107,6 +108,25 @@ def test_truncated_tables_and_parameters_are_named(tmp_path: Path, keep: int) ->
         read_traces(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"p\.safetensors: cannot be read"):
         read_parameters(tmp_path / "p.safetensors")
+
+
+def test_a_broken_file_is_moved_in_a_job_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a user names is theirs; one that a job reads was made by the workflow, which can make it again."""
+    broken = tmp_path / "0.npz"
+    broken.write_bytes(b"half")
+    with pytest.raises(UserError, match="delete it and run snakemake again"):
+        read_arrays(broken)
+    assert broken.exists()
+    monkeypatch.setenv("WORKFLOW_JOB", "1")
+    with pytest.raises(UserError, match=r"it is \S*/0\.npz\.broken now, and the same command makes it again"):
+        read_arrays(broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npz.broken"]
+    with pytest.raises(UserError, match="a broken one was moved aside"):
+        read_arrays(broken)
+    (tmp_path / "b.parquet").write_bytes(b"half")
+    with pytest.raises(UserError, match="official"), readable(tmp_path / "b.parquet", "replace it by the official one"):
+        raise ValueError
+    assert (tmp_path / "b.parquet").exists()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -214,15 +234,18 @@ def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path, name: str) 
 
 
 @pytest.mark.slow
-def test_a_truncated_input_of_the_workflow_is_made_again_after_deleting_it(tmp_path: Path) -> None:
-    target = "results/ntp/figures/fig1.pdf"
-    snakemake(tmp_path, "--cores", "1", target)
-    data = tmp_path / "results/ntp/data/example/0.npz"
-    data.write_bytes(data.read_bytes()[:100])
+def test_an_input_that_is_cut_short_is_made_again_by_the_same_command(tmp_path: Path) -> None:
+    target, made = "results/ntp/metrics/example.parquet", "results/ntp/data/example/0.npz"
+    snakemake(tmp_path, "--cores", "1", made)
+    data = tmp_path / made
+    whole = data.read_bytes()
+    data.write_bytes(whole[:100])
     done = snakemake(tmp_path, "--cores", "1", target, check=False)
-    assert_one_message(done, "0.npz", "delete it and run snakemake again")
-    data.unlink()
+    assert_one_message(done, "0.npz: cannot be read", "0.npz.broken now", "the same command makes it again")
+    assert Path(f"{data}.broken").read_bytes() == whole[:100]
     snakemake(tmp_path, "--cores", "1", target)
+    assert data.read_bytes() == whole
+    assert (tmp_path / target).is_file()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,9 @@ Arrays = dict[str, np.ndarray]
 IDENTITY = "identity"
 _SUM = "crc32"
 REMAKE = "delete it and run snakemake again"
+# Set in the workflow's jobs: what they read was made by the workflow, which makes again what is missing.
+JOB = "WORKFLOW_JOB"
+_BROKEN = ".broken"
 
 
 class Identity(Protocol):
@@ -151,9 +154,13 @@ def _sum(arrays: Arrays) -> str:
 
 @contextmanager
 def readable(path: Path | str, mend: str = REMAKE) -> Iterator[None]:
-    """Turn the many ways in which reading a cut or foreign file fails into one clear error that says how to mend it."""
+    """Turn the many ways in which reading a cut or foreign file fails into one clear error that says how to mend it.
+
+    In a job of the workflow a file that the workflow made is moved aside, so that the same command makes it again.
+    """
     if not Path(path).exists():
-        raise UserError(f"{path}: there is no such file. Run the stage that makes it first.")
+        before = " (a broken one was moved aside)" if Path(f"{path}{_BROKEN}").exists() else ""
+        raise UserError(f"{path}: there is no such file{before}. Run the stage that makes it first.")
     if not Path(path).is_file():
         raise UserError(f"{path}: cannot be read: it is {'a folder' if Path(path).is_dir() else 'no regular file'}.")
     try:
@@ -164,6 +171,16 @@ def readable(path: Path | str, mend: str = REMAKE) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if mend == REMAKE and os.environ.get(JOB):
+            mend = f"it is {set_aside(path)} now, and the same command makes it again where it is needed"
         raise UserError(
             f"{path}: cannot be read ({reason}). It was cut short or is another kind of file: {mend}."
         ) from error
+
+
+def set_aside(path: Path | str) -> Path:
+    """Move a broken file out of the way, beside itself; the place where it is then."""
+    aside = Path(f"{path}{_BROKEN}")
+    with suppress(FileNotFoundError):  # another job that reads it was first
+        os.replace(path, aside)
+    return aside

@@ -312,13 +312,6 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path, capsys: pyte
     assert "of other settings, data or code; beginning anew" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.checkpoint"
-    path.write_bytes(b"half of it")
-    with pytest.raises(UserError, match=r"x\.checkpoint.*Delete it"):
-        run(experiment(), "sgd", job=Job(checkpoint=path))
-
-
 # ---- bad input ----
 
 

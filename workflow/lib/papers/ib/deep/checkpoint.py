@@ -14,8 +14,7 @@ import torch
 
 from workflow.lib import optim, sources
 from workflow.lib.contract import Job
-from workflow.lib.errors import UserError
-from workflow.lib.files import Arrays, atomic
+from workflow.lib.files import Arrays, atomic, set_aside
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
 
@@ -27,8 +26,7 @@ class Checkpoint:
         path: the file; None to keep nothing.
         signature: a digest of everything that the numbers depend on.
 
-    Raises:
-        UserError: the file cannot be read.
+    A file that cannot be read is moved aside, and the training begins anew.
     """
 
     def __init__(self, path: Path | None, signature: str) -> None:
@@ -37,13 +35,16 @@ class Checkpoint:
         self._states: dict[str, Any] = {}
         if path is None or not path.is_file():
             return
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            same = found["signature"] == signature
-        except Exception as error:  # torch raises many kinds, all about the same file
-            raise UserError(
-                f"{path}: this checkpoint is cut short or is no checkpoint. Delete it to begin the training anew."
-            ) from error
+        with path.open("rb") as file:
+            try:
+                found = torch.load(file, map_location="cpu", weights_only=True)
+                same = found["signature"] == signature
+            except MemoryError:  # it may be whole
+                raise
+            except Exception:  # torch raises many kinds, all about the same file
+                told = f"{path}: was cut short or is no checkpoint. It is {set_aside(path)} now; beginning anew"
+                print(told, file=sys.stderr)
+                return
         if same:
             self._states = found["states"]
             print(f"going on from the checkpoint {path}", file=sys.stderr)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
+
 ROOT = Path(__file__).parents[1]
 SNAKEFILE = Path("workflow", "Snakefile")
 
@@ -19,22 +21,8 @@ def snakemake(
     directory: Path, *arguments: str, project: Path = ROOT, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake on a project's Snakefile with all outputs under `directory`."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            str(project / SNAKEFILE),
-            "--directory",
-            str(directory),
-            *list(arguments),
-        ],
-        capture_output=True,
-        text=True,
-        env=environment(project),
-        cwd=directory,
-    )
+    command = ["--snakefile", str(project / SNAKEFILE), "--directory", str(directory), *arguments]
+    done = python("snakemake", *command, cwd=directory, project=project)
     if check and done.returncode != 0:
         pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return done
@@ -42,14 +30,23 @@ def snakemake(
 
 def stage(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python -m workflow.lib <arguments>`."""
-    command = [sys.executable, "-m", "workflow.lib", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(ROOT), cwd=cwd)
+    return python("workflow.lib", *arguments, cwd=cwd)
+
+
+def python(module: str, *arguments: str, cwd: Path, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m <module> <arguments>` with a project's library; of this one, from a process that has loaded it."""
+    if project == ROOT and hasattr(os, "fork"):
+        return forks.run(module, list(arguments), environment(ROOT), cwd)
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(project), cwd=cwd)
 
 
 def environment(project: Path) -> dict[str, str]:
     """The environment of a child: this Python first on PATH, one thread, the project's own library."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
+    # Compiled modules are kept, whatever the shell wishes: hundreds of jobs would compile the library anew.
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**own, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
 
 
 def job_counts(output: str) -> dict[str, int]:

@@ -43,13 +43,14 @@ def _file(module: str, root: Path) -> Path | None:
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only type checkers read."""
+    """All statements but those that only type checkers read; nothing is imported within an expression."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         yield node
         if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-            waiting.extend(ast.iter_child_nodes(node))
+            for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+                waiting.extend(getattr(node, part, ()))
 
 
 @cache

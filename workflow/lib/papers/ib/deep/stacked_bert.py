@@ -27,7 +27,7 @@ class Texts(NamedTuple):
 
 
 class StackedBert:
-    """R BERT classifiers without dropout; their last layer computes [CLS] only, since nobody reads the other tokens.
+    """R BERT classifiers without dropout.
 
     Args:
         parameters: the weights, with the names of `transformers.BertForSequenceClassification`.
@@ -37,13 +37,13 @@ class StackedBert:
     """
 
     def __init__(self, parameters: Parameters, heads: int, layers: int, prefix: str = "") -> None:
-        self.encoder = _Encoder(parameters, f"{prefix}bert", heads, layers, only_first=True)
+        self.encoder = _Encoder(parameters, f"{prefix}bert", heads, layers)
         self.pooler = Linear(parameters, f"{prefix}bert.pooler.dense")
         self.head = Linear(parameters, f"{prefix}classifier")
 
     def losses(self, texts: Texts, labels: Tensor) -> Tensor:
         """The losses of a batch (R,), labels (R, B); their gradients are written to the parameters."""
-        final, kept = self.encoder.forward(texts)
+        final, kept = self.encoder.forward(texts, self._classes(texts))
         pooled = self.pooler.forward(final).tanh_()
         losses, gradient = cross_entropy(self.head.forward(pooled), labels)
         self.head.backward(pooled, gradient)
@@ -54,10 +54,14 @@ class StackedBert:
 
     def logits(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """Logits (R, B, classes) and the attention of [CLS] (R, layers, B, H, T)."""
-        final, (_, kept) = self.encoder.forward(texts)
-        runs, batch = texts.lengths.shape
-        rows = [own.shares[:, :, 0].reshape(runs, batch, own.shares.shape[1], -1) for own in kept]
+        final, (_, kept) = self.encoder.forward(texts, self._classes(texts))
+        rows = [own.attention.of_first(*texts.lengths.shape) for own in kept]
         return self.head.forward(self.pooler.forward(final).tanh_()), torch.stack(rows, dim=1)
+
+    @staticmethod
+    def _classes(texts: Texts) -> Tensor:
+        """Where [CLS] stands in each text."""
+        return torch.zeros_like(texts.lengths).unsqueeze(2)
 
 
 class StackedMaskedBert:
@@ -70,7 +74,7 @@ class StackedMaskedBert:
     """
 
     def __init__(self, parameters: Parameters, heads: int, layers: int) -> None:
-        self.encoder = _Encoder(parameters, "bert", heads, layers, only_first=False)
+        self.encoder = _Encoder(parameters, "bert", heads, layers)
         self.dense = Linear(parameters, "cls.predictions.transform.dense")
         self.norm = Norm(parameters, "cls.predictions.transform.LayerNorm", EPSILON)
         both = (parameters.weights, parameters.gradients)
@@ -85,7 +89,8 @@ class StackedMaskedBert:
             wanted: the words there, shape (R, M).
         """
         words, word_gradients = self.encoder.tables["word"], self.encoder.table_gradients["word"]
-        x, kept = self.encoder.forward(texts)
+        looking, places = _by_text(places, texts.ids.shape)
+        x, kept = self.encoder.forward(texts, looking)
         index = places.unsqueeze(2).expand(-1, -1, x.shape[2])
         rows = x.gather(1, index)
         hidden = self.dense.forward(rows)
@@ -101,36 +106,49 @@ class StackedMaskedBert:
         return losses
 
 
-class _Encoder:
-    """Embeddings and layers; `only_first` says that of the last layer nobody reads more than [CLS]."""
+def _by_text(places: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """From some of a batch's B T tokens, (R, M), to Q tokens of each text (R, B, Q) and their places among B Q, (R, M).
 
-    def __init__(self, parameters: Parameters, place: str, heads: int, layers: int, only_first: bool) -> None:
+    Q is the most that a text has; a text with fewer is filled up with tokens of its own.
+    """
+    runs, batch, tokens = shape
+    chosen = torch.zeros(runs, batch * tokens, dtype=torch.long, device=places.device).scatter_(1, places, 1)
+    by_text = chosen.view(shape)
+    most = int(by_text.sum(2).amax())
+    before = (by_text.cumsum(2) - by_text).view(runs, -1).gather(1, places)
+    return by_text.argsort(dim=2, descending=True, stable=True)[..., :most], places // tokens * most + before
+
+
+class _Encoder:
+    """Embeddings and layers; the last layer computes only those tokens that somebody reads."""
+
+    def __init__(self, parameters: Parameters, place: str, heads: int, layers: int) -> None:
         kinds = ("word", "position", "token_type")
         names = {kind: f"{place}.embeddings.{kind}_embeddings.weight" for kind in kinds}
         self.tables = {kind: parameters.weights[name] for kind, name in names.items()}
         self.table_gradients = {kind: parameters.gradients[name] for kind, name in names.items()}
         self.norm = Norm(parameters, f"{place}.embeddings.LayerNorm", EPSILON)
         self.layers = [
-            _Layer(parameters, f"{place}.encoder.layer.{n}", heads, last=only_first and n == layers - 1)
+            _Layer(parameters, f"{place}.encoder.layer.{n}", _Few if n == layers - 1 else _Everyone, heads)
             for n in range(layers)
         ]
 
-    def forward(self, texts: Texts) -> tuple[Tensor, tuple[Normalised, list[_Kept]]]:
-        """What the last layer gives (R, B Q, D), Q = 1 or T, and what the way back needs."""
+    def forward(self, texts: Texts, read: Tensor) -> tuple[Tensor, tuple[Normalised, list[_Kept]]]:
+        """What the last layer gives for the tokens `read` (R, B, Q): (R, B Q, D), and what the way back needs."""
         runs, batch, tokens = texts.ids.shape
-        rows = [
-            words[ids] + kinds[segments]
-            for words, kinds, ids, segments in zip(
-                self.tables["word"], self.tables["token_type"], texts.ids, texts.segments, strict=True
-            )
-        ]
-        x = torch.stack(rows).add_(self.tables["position"][:, None, :tokens])
-        x, start = self.norm.forward(x.view(runs, batch * tokens, -1))
+        words, kinds = (
+            torch.stack([own.index_select(0, at.flatten()) for own, at in zip(self.tables[kind], index, strict=True)])
+            for kind, index in (("word", texts.ids), ("token_type", texts.segments))
+        )
+        words.add_(kinds).view(runs, batch, tokens, -1).add_(self.tables["position"][:, None, :tokens])
+        x, start = self.norm.forward(words)
         seen = torch.arange(tokens, device=x.device) < texts.lengths.unsqueeze(2)
         mask = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill_(~seen, -math.inf)
+        first_of_text = tokens * torch.arange(batch, device=x.device).unsqueeze(1)
+        rows = (read + first_of_text).view(runs, -1, 1).expand(-1, -1, x.shape[2])
         kept = []
         for layer in self.layers:
-            x, own = layer.forward(x, mask)
+            x, own = layer.forward(x, mask, rows)
             kept.append(own)
         return x, (start, kept)
 
@@ -151,15 +169,151 @@ class _Encoder:
         self.table_gradients["word"][:, 0] = 0  # padding
 
 
+class _Everyone:
+    """Attention in which every token looks at every token."""
+
+    class Kept(NamedTuple):
+        """What the way back needs."""
+
+        x: Tensor
+        query: Tensor
+        key: Tensor
+        value: Tensor
+        shares: Tensor
+
+        def of_first(self, runs: int, batch: int) -> Tensor:
+            """The shares of the first token, (R, B, H, T)."""
+            return self.shares.view(runs, batch, -1, *self.shares.shape[1:])[:, :, :, 0]
+
+    def __init__(self, parameters: Parameters, place: str, heads: int) -> None:
+        self.heads = heads
+        self.query, self.key, self.value = (Linear(parameters, f"{place}.{kind}") for kind in ("query", "key", "value"))
+
+    def forward(self, x: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Kept]:
+        """Who looks, (R, B T, D), and what they receive, (R, B T, H K); `mask` (R, B, T) is added to the scores."""
+        runs, batch, tokens = mask.shape
+        query, key, value = (self._split(map_.forward(x), batch) for map_ in (self.query, self.key, self.value))
+        query *= query.shape[2] ** -0.5
+        scores = torch.bmm(query, key.transpose(1, 2))
+        scores.view(runs * batch, self.heads, tokens, tokens).add_(mask.view(runs * batch, 1, 1, tokens))
+        shares = scores.softmax(2)
+        return x, self._join(torch.bmm(shares, value), runs, batch), self.Kept(x, query, key, value, shares)
+
+    def backward(self, gradient: Tensor, of_looking: Tensor, kept: Kept) -> Tensor:
+        """The gradient of x, from those of what they receive and of who looks."""
+        runs, batch = len(gradient), len(kept.shares) // self.heads // len(gradient)
+        of_mixed = self._split(gradient, batch)
+        of_shares = torch.bmm(of_mixed, kept.value.transpose(1, 2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_shares, kept.shares, 2, of_shares.dtype)
+        of_query = torch.bmm(of_scores, kept.key).mul_(kept.query.shape[2] ** -0.5)
+        of_key = torch.bmm(of_scores.transpose(1, 2), kept.query)
+        of_value = torch.bmm(kept.shares.transpose(1, 2), of_mixed)
+        found = of_looking
+        for map_, part in ((self.query, of_query), (self.key, of_key), (self.value, of_value)):
+            joined = self._join(part, runs, batch)
+            map_.backward(kept.x, joined)
+            found = torch.baddbmm(found, joined, map_.weight)
+        return found
+
+    def _split(self, rows: Tensor, batch: int) -> Tensor:
+        """(R, B T, H K) -> (R B H, T, K)."""
+        runs, _, width = rows.shape
+        by_head = rows.view(runs * batch, -1, self.heads, width // self.heads).transpose(1, 2)
+        return by_head.reshape(runs * batch * self.heads, -1, width // self.heads)
+
+    def _join(self, parts: Tensor, runs: int, batch: int) -> Tensor:
+        """(R B H, T, K) -> (R, B T, H K)."""
+        by_head: Any = parts.view(runs * batch, self.heads, *parts.shape[1:])
+        joined: Tensor = by_head.transpose(1, 2).reshape(runs, batch * parts.shape[1], -1)
+        return joined
+
+
+class _Few:
+    """Attention in which Q tokens of each text look at all T; keys and values are never made.
+
+    With queries q, scores q (W_k x + b_k) are (q W_k) x + q b_k, and softmax does not see the last term, which is the
+    same for all tokens looked at: the gradient of b_k is 0. What is received is W_v (sum of shares x) + b_v. That is
+    2 H Q products of width D for a token in place of 2 D.
+    """
+
+    class Kept(NamedTuple):
+        """What the way back needs: of texts R B, of rows Q H, of rows by head (R, B Q, H, D)."""
+
+        texts: Tensor
+        looking: Tensor
+        rows: Tensor
+        query: Tensor
+        inward: Tensor
+        shares: Tensor
+        received: Tensor
+
+        def of_first(self, runs: int, batch: int) -> Tensor:
+            """The shares of the first token that looks, (R, B, H, T)."""
+            heads = self.received.shape[2]
+            return self.shares[:, :heads].view(runs, batch, heads, -1)
+
+    def __init__(self, parameters: Parameters, place: str, heads: int) -> None:
+        self.heads = heads
+        self.query = Linear(parameters, f"{place}.query")
+        both, each = (parameters.weights, parameters.gradients), {"dim": 1, "chunks": heads}
+        self.keys, self.key_gradients = (torch.chunk(named[f"{place}.key.weight"], **each) for named in both)
+        self.values, self.value_gradients = (torch.chunk(named[f"{place}.value.weight"], **each) for named in both)
+        self.shift, self.shift_gradient = (named[f"{place}.value.bias"].unsqueeze(1) for named in both)
+        self.no_gradient = parameters.gradients[f"{place}.key.bias"]
+
+    def forward(self, x: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Kept]:
+        """Who looks, (R, B Q, D), and what they receive, (R, B Q, H K); `rows` (R, B Q, D) says which tokens look."""
+        (runs, batch, tokens), (_, count, width) = mask.shape, rows.shape
+        looking = x.gather(1, rows)
+        query = self.query.forward(looking)
+        query *= (query.shape[2] // self.heads) ** -0.5
+        inward = query.new_empty(runs, count, self.heads, width)
+        for own, key, out in zip(self._cut(query), self.keys, inward.unbind(2), strict=True):
+            torch.bmm(own, key, out=out)
+        texts = x.view(runs * batch, tokens, width)
+        inward = inward.view(runs * batch, -1, width)
+        shares = torch.baddbmm(mask.view(runs * batch, 1, tokens), inward, texts.transpose(1, 2)).softmax(2)
+        received = torch.bmm(shares, texts).view(runs, count, self.heads, width)
+        mixed = self.shift.repeat(1, count, 1)
+        for own, value, out in zip(received.unbind(2), self.values, self._cut(mixed), strict=True):
+            out.baddbmm_(own, value.transpose(1, 2))
+        return looking, mixed, self.Kept(texts, looking, rows, query, inward, shares, received)
+
+    def backward(self, gradient: Tensor, of_looking: Tensor, kept: Kept) -> Tensor:
+        """The gradient of x, from those of what they receive and of who looks."""
+        torch.sum(gradient, 1, keepdim=True, out=self.shift_gradient)
+        self.no_gradient.zero_()
+        of_received = torch.empty_like(kept.received)
+        weights = zip(self.values, self.value_gradients, strict=True)
+        parts = zip(self._cut(gradient), kept.received.unbind(2), weights, of_received.unbind(2), strict=True)
+        for own, received, (value, value_gradient), out in parts:
+            torch.bmm(own.transpose(1, 2), received, out=value_gradient)
+            torch.bmm(own, value, out=out)
+        of_received = of_received.view_as(kept.inward)
+        of_shares = torch.bmm(of_received, kept.texts.transpose(1, 2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_shares, kept.shares, 2, of_shares.dtype)
+        of_inward = torch.bmm(of_scores, kept.texts).view_as(kept.received)
+        of_query = torch.empty_like(kept.query)
+        weights = zip(self.keys, self.key_gradients, strict=True)
+        parts = zip(self._cut(kept.query), of_inward.unbind(2), weights, self._cut(of_query), strict=True)
+        for query, own, (key, key_gradient), out in parts:
+            torch.bmm(query.transpose(1, 2), own, out=key_gradient)
+            torch.bmm(own, key.transpose(1, 2), out=out)
+        of_query *= (of_query.shape[2] // self.heads) ** -0.5
+        self.query.backward(kept.looking, of_query)
+        by_token = torch.cat([kept.shares, of_scores], 1).transpose(1, 2)
+        found = torch.bmm(by_token, torch.cat([of_received, kept.inward], 1)).view(len(gradient), -1, gradient.shape[2])
+        return found.scatter_add_(1, kept.rows, torch.baddbmm(of_looking, of_query, self.query.weight))
+
+    def _cut(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """(R, N, H K) -> of each head (R, N, K)."""
+        return torch.chunk(rows, self.heads, 2)
+
+
 class _Kept(NamedTuple):
     """What the way back through a layer needs."""
 
-    x: Tensor
-    first: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    shares: Tensor
+    attention: _Everyone.Kept | _Few.Kept
     mixed: Tensor
     attended: Normalised
     between: Tensor
@@ -169,74 +323,32 @@ class _Kept(NamedTuple):
 
 
 class _Layer:
-    """Attention and perceptron; if `last`, of [CLS] only."""
+    """Attention and perceptron."""
 
-    def __init__(self, parameters: Parameters, place: str, heads: int, last: bool) -> None:
-        self.heads, self.last = heads, last
-        self.query, self.key, self.value = (
-            Linear(parameters, f"{place}.attention.self.{kind}") for kind in ("query", "key", "value")
-        )
+    def __init__(self, parameters: Parameters, place: str, attention: type[_Everyone | _Few], heads: int) -> None:
+        self.attention: Any = attention(parameters, f"{place}.attention.self", heads)
         self.out = Linear(parameters, f"{place}.attention.output.dense")
         self.out_norm = Norm(parameters, f"{place}.attention.output.LayerNorm", EPSILON)
         self.widen = Linear(parameters, f"{place}.intermediate.dense")
         self.narrow = Linear(parameters, f"{place}.output.dense")
         self.narrow_norm = Norm(parameters, f"{place}.output.LayerNorm", EPSILON)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, _Kept]:
-        """(R, B T, D) -> (R, B Q, D) with Q = T or, in a last layer, 1; mask (R, B, T) is added to the scores."""
-        runs, batch, tokens = mask.shape
-        first = x.view(runs, batch, tokens, -1)[:, :, 0] if self.last else x
-        query, key, value = (
-            self._split(linear.forward(rows), batch)
-            for linear, rows in ((self.query, first), (self.key, x), (self.value, x))
-        )
-        query *= query.shape[2] ** -0.5
-        scores = torch.bmm(query, key.transpose(1, 2))
-        scores.view(runs * batch, self.heads, -1, tokens).add_(mask.view(runs * batch, 1, 1, tokens))
-        shares = scores.softmax(2)
-        mixed = self._join(torch.bmm(shares, value), runs, batch)
-        y, attended = self.out_norm.forward(self.out.forward(mixed).add_(first))
+    def forward(self, x: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, _Kept]:
+        """(R, B T, D) -> (R, B T, D) or, where few look, (R, B Q, D)."""
+        looking, mixed, attention = self.attention.forward(x, mask, rows)
+        y, attended = self.out_norm.forward(self.out.forward(mixed).add_(looking))
         hidden = self.widen.forward(y)
         active = F.gelu(hidden)
         z, left = self.narrow_norm.forward(self.narrow.forward(active).add_(y))
-        shares = shares.view(runs * batch, self.heads, -1, tokens)
-        return z, _Kept(x, first, query, key, value, shares, mixed, attended, y, hidden, active, left)
+        return z, _Kept(attention, mixed, attended, y, hidden, active, left)
 
     def backward(self, gradient: Tensor, kept: _Kept) -> Tensor:
         """The gradient of what came in."""
-        runs, batch = kept.x.shape[0], len(kept.shares) // kept.x.shape[0]
         gradient = self.narrow_norm.backward(kept.left, gradient)
         self.narrow.backward(kept.active, gradient)
         inwards = torch.ops.aten.gelu_backward(torch.bmm(gradient, self.narrow.weight), kept.hidden)
         self.widen.backward(kept.between, inwards)
         gradient = self.out_norm.backward(kept.attended, torch.baddbmm(gradient, inwards, self.widen.weight))
         self.out.backward(kept.mixed, gradient)
-        of_mixed = self._split(torch.bmm(gradient, self.out.weight), batch)
-        shares = kept.shares.flatten(0, 1)
-        of_shares = torch.bmm(of_mixed, kept.value.transpose(1, 2))
-        of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, 2, shares.dtype)
-        of_query = torch.bmm(of_scores, kept.key).mul_(kept.query.shape[2] ** -0.5)
-        of_key = torch.bmm(of_scores.transpose(1, 2), kept.query)
-        of_value = torch.bmm(shares.transpose(1, 2), of_mixed)
-        query, key, value = (self._join(part, runs, batch) for part in (of_query, of_key, of_value))
-        self.query.backward(kept.first, query)
-        self.key.backward(kept.x, key)
-        self.value.backward(kept.x, value)
-        found = torch.baddbmm(torch.bmm(key, self.key.weight), value, self.value.weight)
-        gradient = torch.baddbmm(gradient, query, self.query.weight)
-        if not self.last:
-            return found.add_(gradient)
-        found.view(runs, batch, -1, found.shape[2])[:, :, 0] += gradient
+        found: Tensor = self.attention.backward(torch.bmm(gradient, self.out.weight), gradient, kept.attention)
         return found
-
-    def _split(self, rows: Tensor, batch: int) -> Tensor:
-        """(R, B Q, H K) -> (R B H, Q, K)."""
-        runs, _, width = rows.shape
-        by_head = rows.view(runs * batch, -1, self.heads, width // self.heads).transpose(1, 2)
-        return by_head.reshape(runs * batch * self.heads, -1, width // self.heads)
-
-    def _join(self, parts: Tensor, runs: int, batch: int) -> Tensor:
-        """(R B H, Q, K) -> (R, B Q, H K)."""
-        by_head: Any = parts.view(runs * batch, self.heads, *parts.shape[1:])
-        joined: Tensor = by_head.transpose(1, 2).reshape(runs, batch * parts.shape[1], -1)
-        return joined

@@ -174,10 +174,15 @@ def test_attention_among_few_tokens(itself: bool) -> None:
     gradient = torch.randn_like(expected)
     expected.backward(gradient)
     with torch.no_grad():
-        found = Attention.of(query, key, value, itself)
-        torch.testing.assert_close(found.mixed(), expected.detach())
-        gradients = [torch.empty_like(x) for x in (query, key, value)]
-        found.backward(gradient, *gradients)
+        memory, gradients = (tuple(torch.zeros_like(x) for x in (query, key, value)) for _ in range(2))
+        attention = Attention(*memory, gradients, itself)
+        for own, x in zip(memory, (query, key, value), strict=True):
+            own.copy_(x)
+        for _ in range(2):  # nothing may be left over from a step before
+            attention.forward()
+            attention.of_mixed.copy_(gradient)
+            attention.backward()
+        torch.testing.assert_close(attention.mixed, expected.detach())
     for x, own in zip((query, key, value), gradients, strict=True):
         torch.testing.assert_close(own, x.grad)
 

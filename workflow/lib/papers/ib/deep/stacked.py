@@ -81,15 +81,17 @@ class Linear:
             self.weight, self.weight_gradient = torch.empty_like(self.given), torch.empty_like(self.given)
             self.given_turned = self.given.transpose(1, 2)
             self.plain_bias = torch.zeros_like(self.given[:, :1, :1]) if self.bias is None else self.bias
+            self.bias = self.given.new_empty(len(self.given), 1, self.given.shape[1])
             if self.bias_gradient is None:
-                self.bias_gradient = self.given.new_empty(len(self.given), 1, self.given.shape[1])
+                self.bias_gradient = torch.empty_like(self.bias)
+            self.bias_gradient_turned = self.bias_gradient.transpose(1, 2)
         self.turned = self.weight.transpose(1, 2)
 
     def prepare(self) -> None:
         """Bring the map up to date with the weights, once a step."""
         if self.normed:
             torch.mul(self.given, self.scale, out=self.weight)
-            self.bias = torch.baddbmm(self.plain_bias, self.shift, self.given_turned)
+            torch.baddbmm(self.plain_bias, self.shift, self.given_turned, out=self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, N, in) -> (R, N, out)."""
@@ -108,7 +110,7 @@ class Linear:
             return
         assert self.bias_gradient is not None
         torch.mul(self.weight_gradient, self.scale, out=self.given_gradient)
-        self.given_gradient.baddbmm_(self.bias_gradient.transpose(1, 2), self.shift)
+        self.given_gradient.baddbmm_(self.bias_gradient_turned, self.shift)
         torch.sum(self.weight_gradient * self.given, 1, keepdim=True, out=self.scale_gradient)
         torch.bmm(self.bias_gradient, self.given, out=self.shift_gradient)
 
@@ -162,48 +164,65 @@ class Norm:
         return kept.backward(gradient * self.scale)
 
 
-class Attention(NamedTuple):
-    """Attention among few tokens: Q tokens look, T are looked at.
+class Attention:
+    """Attention among few tokens, with or without a token's weight on itself: Q tokens look, T are looked at.
 
-    Products of matrices as small as these cost more than their entries, so sums run over whole batches of entries.
+    Products of matrices as small as these cost more than their entries, so sums run over whole batches of entries. They
+    are many and short: what they read and write lies where it lay the step before, and is cut into its terms once.
 
-    query: shape (R, H, K, Q, B), already scaled; key, value: (R, H, K, T, B); shares: (R, H, Q, T, B).
+    Args:
+        query: memory for scaled queries, shape (R, H, K, Q, B), as its gradient.
+        key: for keys, shape (R, H, K, T, B), as its gradient.
+        value: for values, as keys.
+        gradients: memory for the gradients of the three.
+        itself: whether a token looks at itself.
     """
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    shares: Tensor
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, gradients: tuple[Tensor, Tensor, Tensor], itself: bool
+    ) -> None:
+        runs, heads, _, queries, batch = query.shape
+        self.shares = query.new_empty(runs, heads, queries, key.shape[3], batch)
+        self.mixed, self.of_mixed = query.new_empty(query.shape), query.new_empty(query.shape)
+        self._scores, self._of_shares = torch.empty_like(self.shares), torch.empty_like(self.shares)
+        self._itself = None if itself else self._scores.diagonal(dim1=2, dim2=3)
+        of_scores = self._scores  # nobody reads the scores any more
+        inner, shares, gradient = of_scores.unsqueeze(2), self.shares.unsqueeze(2), self.of_mixed.unsqueeze(4)
+        query, key, value = query.unsqueeze(4), key.unsqueeze(3), value.unsqueeze(3)
+        self._to_scores = _Sum(query, key, 2, self._scores)
+        self._to_mixed = _Sum(shares, value, 4, self.mixed)
+        self._to_shares = _Sum(gradient, value, 2, self._of_shares)
+        terms = ((inner, key, 4), (inner, query, 3), (shares, gradient, 3))
+        self._back = [_Sum(*three, out=own) for three, own in zip(terms, gradients, strict=True)]
 
-    @classmethod
-    def of(cls, query: Tensor, key: Tensor, value: Tensor, itself: bool) -> Attention:
-        """The weights softmax(q k^T), with or without a token's weight on itself."""
-        scores = _summed(query.unsqueeze(4), key.unsqueeze(3), 2)
-        if not itself:
-            scores.diagonal(dim1=2, dim2=3).fill_(-math.inf)
-        return cls(query, key, value, scores.softmax(3))
+    def forward(self) -> None:
+        """Write `shares` (R, H, Q, T, B), softmax(q k^T), and what the tokens receive, `mixed` (R, H, K, Q, B)."""
+        self._to_scores()
+        if self._itself is not None:
+            self._itself.fill_(-math.inf)
+        torch.softmax(self._scores, 3, out=self.shares)
+        self._to_mixed()
 
-    def mixed(self) -> Tensor:
-        """What the tokens receive, shape (R, H, K, Q, B)."""
-        return _summed(self.shares.unsqueeze(2), self.value.unsqueeze(3), 4)
-
-    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Write the gradients of queries, keys and values from that of `mixed`."""
-        of_shares = _summed(gradient.unsqueeze(4), self.value.unsqueeze(3), 2)
-        of_scores = torch.ops.aten._softmax_backward_data(of_shares, self.shares, 3, self.shares.dtype)
-        inner = of_scores.unsqueeze(2)
-        _summed(inner, self.key.unsqueeze(3), 4, query)
-        _summed(inner, self.query.unsqueeze(4), 3, key)
-        _summed(self.shares.unsqueeze(2), gradient.unsqueeze(4), 3, value)
+    def backward(self) -> None:
+        """Write the gradients of queries, keys and values from that of `mixed`, which is in `of_mixed`."""
+        self._to_shares()
+        shares, kind = self.shares, self.shares.dtype
+        torch.ops.aten._softmax_backward_data.out(self._of_shares, shares, 3, kind, grad_input=self._scores)
+        for sum_ in self._back:
+            sum_()
 
 
-def _summed(one: Tensor, other: Tensor, dimension: int, out: Tensor | None = None) -> Tensor:
-    """(one * other).sum(dimension), term by term: the whole product would not fit into the cache."""
-    first, *rest = zip(one.unbind(dimension), other.unbind(dimension), strict=True)
-    total = torch.mul(*first, out=out)
-    for a, b in rest:
-        total.addcmul_(a, b)
-    return total
+class _Sum:
+    """(one * other).sum(dimension) into given memory, term by term: the whole product would not fit into the cache."""
+
+    def __init__(self, one: Tensor, other: Tensor, dimension: int, out: Tensor) -> None:
+        self._first, *self._rest = zip(one.unbind(dimension), other.unbind(dimension), strict=True)
+        self._out = out
+
+    def __call__(self) -> None:
+        torch.mul(*self._first, out=self._out)
+        for a, b in self._rest:
+            self._out.addcmul_(a, b)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

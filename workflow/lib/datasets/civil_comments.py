@@ -50,11 +50,26 @@ def load(folder: Path) -> Texts:
 
 
 def _wilds(path: Path) -> Texts:
-    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import csv
 
     columns = ["comment_text", "split", "toxicity"]
+    broken: list[str] = []
+
+    def tell(row: csv.InvalidRow) -> str:
+        broken.append(f"row {row.number} has {row.actual_columns} columns; expected the {row.expected_columns} of its head")
+        return "error"
+
     with readable(path, REPLACE):
-        table = pd.read_csv(path, usecols=columns, keep_default_na=False, dtype=str, encoding="utf-8")
+        try:
+            table = csv.read_csv(
+                path,
+                csv.ReadOptions(use_threads=False),  # so that rows are counted
+                csv.ParseOptions(newlines_in_values=True, invalid_row_handler=tell),
+                csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
+            ).to_pandas()
+        except pa.ArrowInvalid as error:
+            raise ValueError(*broken[:1] or error.args) from None
     table = table[table["comment_text"].str.strip() != ""]
     parts = []
     for split in ("train", "test"):

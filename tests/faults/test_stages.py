@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, copy_project, snakemake, stage
+from workflow.lib import cli, stages
 from workflow.lib.errors import UserError
 from workflow.lib.files import (
     atomic,
@@ -127,6 +129,34 @@ def test_a_broken_file_is_moved_in_a_job_and_nowhere_else(tmp_path: Path, monkey
     with pytest.raises(UserError, match="official"), readable(tmp_path / "b.parquet", "replace it by the official one"):
         raise ValueError
     assert (tmp_path / "b.parquet").exists()
+
+
+def test_want_of_memory_is_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_JOB", "1")
+    write_arrays(tmp_path / "0.npz", {0: {"x": np.ones(3)}})
+    with pytest.raises(UserError, match=r"0\.npz: cannot be read: out of memory"), readable(tmp_path / "0.npz"):
+        raise MemoryError
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_want_of_memory_is_one_message(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "generate", fail)
+    assert cli.main([*GENERATE, "--seeds", "0", "--data", str(tmp_path / "x.npz")]) == 1
+    assert capsys.readouterr().err == f"error: {cli._OUT_OF_MEMORY}\n"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,8 +88,9 @@ def _program(name: str) -> str | None:
 
 @dataclass
 class TrialCluster:
-    """A Slurm in `folder`; use it as a context manager, or `start` and `stop` it.
+    """A Slurm in `folder`; `start` and `stop` it, or use it as a context manager.
 
+    As a context manager it ends with this process, even when that is killed.
     `accounting` adds slurmdbd with a database, so that sacct works.
     """
 
@@ -95,11 +98,19 @@ class TrialCluster:
     accounting: bool = False
 
     def __enter__(self) -> TrialCluster:
-        self.start()
+        command = [sys.executable, "-m", "tests.slurm", "stop", str(self.folder.resolve()), "--after", str(os.getpid())]
+        self._guard = subprocess.Popen(command, start_new_session=True, cwd=Path(__file__).parents[2])
+        try:
+            self.start()
+        except BaseException:
+            self._guard.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._guard.kill()
+        self._guard.wait()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -314,6 +325,13 @@ class TrialCluster:
         path = self.folder / name
         path.write_bytes(content if isinstance(content, bytes) else ("\n".join(content) + "\n").encode())
         path.chmod(mode)
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when a process has ended, however it did."""
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        select.select([process], [], [])
 
 
 def parse_fields(text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
-from tests.slurm.cluster import ACCOUNT, TrialCluster, Unavailable, install, parse_fields
+from tests.slurm.cluster import ACCOUNT, FOLDER, TrialCluster, Unavailable, install, parse_fields
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
 
@@ -111,13 +111,10 @@ def trial_cluster(folder: Path, accounting: bool) -> Iterator[TrialCluster]:
     try:
         if os.environ.get("TRIAL_SLURM") == "install":
             install()
-        cluster.start()
+        with cluster:
+            yield cluster
     except Unavailable as reason:
         pytest.skip(f"no trial cluster: {reason}")
-    try:
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 WHOLE = (*small_targets(), *QUICK, "--config", f"papers=[{','.join(PAPERS)}]", "seeds=1", "device=auto")
@@ -262,6 +259,33 @@ def changed_profile(folder: Path, changes: dict[str, tuple[str, str]], more: str
     with (profile / "profile.yaml").open("a") as settings:
         settings.write(more)
     return profile
+
+
+def test_a_killed_test_leaves_no_daemons(tmp_path: Path) -> None:
+    """Neither SIGKILL nor a closed terminal leaves a Slurm behind."""
+    code = "import sys, time; from tests.slurm.cluster import *\n"
+    code += "with TrialCluster(Path(sys.argv[1])): print('started', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert killed.stdout is not None
+        if killed.stdout.readline() != "started\n":
+            pytest.skip("no trial cluster")
+        pids = [int(path.read_text()) for path in (tmp_path / FOLDER).glob("*.pid")]
+        assert len(pids) == 4
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    wait(lambda: not any(alive(pid) for pid in pids), 60, "the daemons to end")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def training_process(directory: Path) -> int:

@@ -7,6 +7,7 @@ from `config/papers/<paper>.yaml`.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from workflow.lib.plan import jobs, keys, matrix, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, read_yaml, shipped
 
+_OUT_OF_MEMORY = "out of memory: choose a smaller setting or fewer seeds_per_job, or a machine with more memory."
 # What `draw` writes.
 _DRAWN = ("pdf", "png", "csv", "caption", "description")
 
@@ -33,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except MemoryError:
-        return _fail("out of memory: choose a smaller setting or fewer seeds_per_job, or a machine with more memory.")
+        return _fail(_OUT_OF_MEMORY)
+    except ImportError as error:
+        if "failed to map segment" not in str(error):
+            raise
+        return _fail(_OUT_OF_MEMORY)  # a library that does not fit
     except OSError as error:
-        return _fail(str(from_os_error(error)))
+        return _fail(_OUT_OF_MEMORY if error.errno == errno.ENOMEM else str(from_os_error(error)))
     return 0
 
 

@@ -167,15 +167,24 @@ def readable(path: Path | str, mend: str = REMAKE) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except MemoryError as error:  # the file may be whole
+        raise UserError(
+            f"{path}: cannot be read: out of memory ({_reason(error)}). Take a machine with more memory; if the "
+            f"file was not made by this workflow, {mend}."
+        ) from error
     except Exception as error:  # each format's reader raises kinds of its own
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         if mend == REMAKE and os.environ.get(JOB):
             mend = f"it is {set_aside(path)} now, and the same command makes it again where it is needed"
         raise UserError(
             f"{path}: cannot be read ({reason}). It was cut short or is another kind of file: {mend}."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def set_aside(path: Path | str) -> Path:

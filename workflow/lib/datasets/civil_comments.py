@@ -57,7 +57,9 @@ def _wilds(path: Path) -> Texts:
     broken: list[str] = []
 
     def tell(row: csv.InvalidRow) -> str:
-        broken.append(f"row {row.number} has {row.actual_columns} columns; expected the {row.expected_columns} of its head")
+        broken.append(
+            f"row {row.number} has {row.actual_columns} columns; expected the {row.expected_columns} of its head"
+        )
         return "error"
 
     with readable(path, REPLACE):

@@ -10,7 +10,7 @@ gc.set_threshold(50_000, 10, 10)
 from workflow.lib import costs  # noqa: E402
 from workflow.lib.cli import main  # noqa: E402
 
-JOBS = ("fetch", "generate", "train", "measure", "draw", "judge", "gather", "page")
+JOBS = ("fetch", "generate", "train", "measure", "draw", "judge", "gather", "page", "race", "standings")
 
 if __name__ == "__main__":
     status = main()

@@ -18,7 +18,7 @@ from typing import Any
 from workflow.lib import datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
-from workflow.lib.plan import jobs, keys, matrix, schema
+from workflow.lib.plan import jobs, keys, matrix, race, schema
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, read_yaml, shipped
 
@@ -116,6 +116,31 @@ def _robustness(options: argparse.Namespace) -> None:
 
     for done in robustness.run(options.paper, options.seeds, options.stream, options.experiments, options.folder):
         print(f"{options.paper}: {done}", file=sys.stderr)
+
+
+def _race(options: argparse.Namespace) -> None:
+    _use_threads(options.threads)
+    startup.begin_training()
+    from workflow.lib import identity
+    from workflow.lib.race import running
+
+    pair = race.take(options.plan)
+    (problem,), (rule,) = pair.problems.values(), pair.rules
+    with startup.without_shapes_alone(rule, "cpu"):
+        running.write(options.output, running.run(problem, rule, pair.rule(rule)), identity.of_pair(pair))
+
+
+def _standings(options: argparse.Namespace) -> None:
+    os.environ["MPLBACKEND"] = "agg"
+    from workflow.lib.race import writing
+
+    writing.results(race.take(options.plan), options.runs, options.folder)
+
+
+def _leaderboard(options: argparse.Namespace) -> None:
+    from workflow.lib.race import writing
+
+    writing.document(options.race, options.page)
 
 
 def _page(options: argparse.Namespace) -> None:
@@ -260,6 +285,24 @@ def _parser() -> argparse.ArgumentParser:
     robust.add_argument("--stream", type=int, default=1, help="of random numbers; 0 has the seeds that are drawn")
     robust.add_argument("--experiments", nargs="*", default=[], help="default: all that need no GPU")
     robust.add_argument("--folder", type=Path, required=True, help="for the files of all stages, and robustness.csv")
+
+    raced = stage("race", _race, "tune and judge one optimizer on one problem of the race")
+    raced.add_argument("--plan", type=Path, required=True, metavar="JSON", help="the pair, as the workflow hands it")
+    raced.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
+    raced.add_argument("--output", type=Path, required=True, metavar="JSON", help="file to write")
+
+    stood = stage("standings", _standings, "write the table and the pictures of the race")
+    stood.add_argument("--plan", type=Path, required=True, metavar="JSON", help="the race, as the workflow hands it")
+    stood.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help="holds {problem}/{rule}.json")
+    stood.add_argument("--folder", type=Path, required=True, help="where to write")
+
+    board = stage("leaderboard", _leaderboard, "put the leaderboard of a race into the documentation")
+    board.add_argument(
+        "--race", type=Path, default=Path("results/race"), metavar="FOLDER", help="default: results/race"
+    )
+    board.add_argument(
+        "--page", type=Path, default=ROOT / "docs" / "race.md", metavar="MD", help="default: docs/race.md"
+    )
 
     schemas = stage("schemas", _schemas, "write the JSON schemas that editors check the YAML files with")
     schemas.add_argument("--folder", type=Path, default=ROOT / "workflow" / "schemas", help="where to write them")

@@ -12,6 +12,7 @@ from typing import Any
 from workflow.lib.errors import UserError
 from workflow.lib.plan import jobs
 from workflow.lib.plan.model import Experiment, block_name
+from workflow.lib.plan.race import Race
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ def of_run(experiment: Experiment, label: str, seeds: Sequence[int]) -> Identity
 def of_metrics(experiment: Experiment, seeds: Sequence[int] | None = None) -> Identity:
     """The metrics of all optimizers on some seeds, by default all of the experiment."""
     return _identity(experiment, "", range(experiment.seeds) if seeds is None else seeds, jobs.for_metrics(experiment))
+
+
+def of_pair(pair: Race) -> Identity:
+    """The runs of one rule on one problem of the race (`Race.only`)."""
+    (problem,), (rule,) = pair.problems, pair.rules
+    digest = hashlib.sha256(json.dumps(pair.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+    protocol = pair.problem(problem).protocol
+    return Identity(
+        "race", problem, rule, f"{protocol.tuning_seeds} to tune, {protocol.judging_seeds} to judge", digest
+    )
 
 
 def _identity(experiment: Experiment, label: str, seeds: Sequence[int], section: Mapping[str, Any]) -> Identity:

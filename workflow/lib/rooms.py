@@ -11,8 +11,9 @@ from typing import Any
 from workflow.lib import places
 from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
 from workflow.lib.errors import UserError, unknown
-from workflow.lib.plan import model, reading
+from workflow.lib.plan import model, race, reading
 from workflow.lib.plan.model import Experiment, Paper, Plan, Room
+from workflow.lib.plan.race import Race
 from workflow.lib.plan.reading import ROOT, read_yaml
 
 
@@ -43,6 +44,12 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     if isinstance(whole.get("rooms"), str):
         places.use(whole["rooms"])
     return model.make_plan(whole, room, papers())
+
+
+def make_race(plan: Plan) -> Race:
+    """Check `config/race.yaml` with the user's changes and rules (`race`, `race_problems`), for the plan's papers."""
+    found = read_yaml(ROOT / "config" / "race.yaml")
+    return race.read(found, plan.race_problems, plan.race, plan.papers, room)
 
 
 def load_paper(name: str, mine: Any = None, seeds: int | None = None) -> Paper:

@@ -167,20 +167,26 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
     are drawn, the caption's text, and every setting with its evidence. Where runs diverged or are too short for the
     figure, the picture says so and shows how far they came.
     """
+    from workflow.lib import plotting
+
+    with plotting.look():
+        write_drawing(drawn(paper, figure, metrics), paper, figure, template, outputs)
+
+
+def write_drawing(drawing: Drawing, paper: Paper, figure: str, template: Path, outputs: Mapping[str, Path]) -> None:
+    """Write the files of a figure that was drawn, in `plotting.look()`; see `draw`."""
     from matplotlib import rc_context
 
     from workflow.lib import captions, plotting
 
-    with plotting.look():
-        drawing = drawn(paper, figure, metrics)
-        description = plotting.finished(drawing.figure)
-        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
-            whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
-            drawing.figure.savefig(whole, format=kind, metadata=metadata)
-            with atomic(outputs[kind]) as temporary:
-                temporary.write_bytes(whole.getbuffer())
-            with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
-                drawing.figure.set_layout_engine(None)
+    description = plotting.finished(drawing.figure)
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+        whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
+        drawing.figure.savefig(whole, format=kind, metadata=metadata)
+        with atomic(outputs[kind]) as temporary:
+            temporary.write_bytes(whole.getbuffer())
+        with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
+            drawing.figure.set_layout_engine(None)
     drawing.table.write_csv(outputs["csv"])
     text = captions.text(drawing.template or template, drawing.facts, drawing.diverged)
     write_text(outputs["caption"], captions.render(text, paper, figure))

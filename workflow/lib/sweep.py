@@ -14,7 +14,7 @@ from workflow.lib.look import Look, looks
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import GREY, RED, WIDE, Sheet
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics, NotRecordedError
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
@@ -72,30 +72,44 @@ def reached(metrics: Metrics, experiment: Experiment, label: str) -> tuple[np.nd
     Returns:
         Twice shape (seeds,); NaN at the end for a seed that diverged, and in the steps for one that did not get there.
     """
-    assert experiment.objective is not None, "sweeps have one"
-    goal, metric = experiment.goal, experiment.objective.value
-    indices = metrics.indices(experiment.name, metric, label)
-    lost = [
-        ~np.isnan(metrics.value(experiment.name, "diverged_at", label, index=index))
-        for index in metrics.indices(experiment.name, "diverged_at", label)
-    ]
-    if not indices:
-        if not lost or not np.logical_or.reduce(lost).all():
-            raise NotRecordedError(f"{metric} was not recorded for {label} in {experiment.name}")
-        nothing = np.full(lost[0].shape, np.nan)  # every seed diverged before the first record
+    goal, found = experiment.goal, worst(metrics, experiment, label)
+    if not found.steps.size:
+        nothing = np.full(len(found.seeds), np.nan)
         return nothing, nothing
-    curves = [metrics.curve(experiment.name, metric, label, index) for index in indices]
+    there = found.values < goal.number if goal.above is None else found.values > goal.number
+    end = found.final().copy()
+    for index in metrics.indices(experiment.name, "diverged_at", label):
+        end[~np.isnan(metrics.value(experiment.name, "diverged_at", label, index=index))] = np.nan
+    return end, np.where(there.any(axis=1), found.steps[there.argmax(axis=1)], np.nan)
+
+
+def worst(metrics: Metrics, experiment: Experiment, label: str) -> Curve:
+    """The objective along each seed's run, of several indices the worst; without steps where all diverged at once.
+
+    Raises:
+        NotRecordedError: it was not recorded, or not at the same steps for all indices.
+    """
+    assert experiment.objective is not None, "sweeps have one"
+    metric = experiment.objective.value
+    curves = [
+        metrics.curve(experiment.name, metric, label, index)
+        for index in metrics.indices(experiment.name, metric, label)
+    ]
+    if not curves:
+        lost = [
+            metrics.curve(experiment.name, "diverged_at", label, index)
+            for index in metrics.indices(experiment.name, "diverged_at", label)
+        ]
+        if not lost or not np.logical_or.reduce([~np.isnan(curve.final()) for curve in lost]).all():
+            raise NotRecordedError(f"{metric} was not recorded for {label} in {experiment.name}")
+        return Curve(lost[0].seeds, np.empty(0, np.int64), np.empty((len(lost[0].seeds), 0)))
     if any(not np.array_equal(curve.steps, curves[0].steps) for curve in curves):
         raise NotRecordedError(
             f"{metric} of {label} in {experiment.name} was not recorded at the same steps throughout"
         )
     stack = np.stack([curve.values for curve in curves])
-    worst = stack.max(axis=0) if goal.above is None else stack.min(axis=0)
-    there = worst < goal.number if goal.above is None else worst > goal.number
-    end = worst[:, -1].copy()
-    for gone in lost:
-        end[gone] = np.nan
-    return end, np.where(there.any(axis=1), curves[0].steps[there.argmax(axis=1)], np.nan)
+    values = stack.max(axis=0) if experiment.goal.above is None else stack.min(axis=0)
+    return Curve(curves[0].seeds, curves[0].steps, values)
 
 
 @dataclass(frozen=True)

@@ -452,6 +452,12 @@ def _names(found: Any) -> Any:
     return found
 
 
+def _rules(found: Any) -> Any:
+    if not isinstance(found, list | tuple) or any(not isinstance(rule, str) for rule in found):
+        raise ValueError("expected a list of dotted paths")
+    return found
+
+
 class _Run(Model):
     """What `config/config.yaml` says beside the papers."""
 
@@ -473,6 +479,12 @@ class _Run(Model):
     )
     rooms: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="a folder with papers of your own, a folder for each (examples/own-project), or null for none"
+    )
+    race: Annotated[tuple[str, ...], BeforeValidator(_rules)] = Field(
+        (), description="a list of dotted paths such as torch.optim.RMSprop: optimizers that race beside the registered"
+    )
+    race_problems: Mapping[str, Any] = Field(
+        default_factory=dict, description="changes of the race's problems, laid out as in config/race.yaml"
     )
 
 

@@ -240,7 +240,12 @@ def read(
     }
     if not problems:
         raise UserError(f"race_problems: expected at least one problem of the papers {', '.join(papers)}; found none")
-    return Race(problems=problems, rules=entries)
+    planned = Race(problems=problems, rules=entries)
+    refused = planned.refusals(room_of)
+    for name in problems:
+        if all((name, rule) in refused for rule in entries):  # a mistake in the problem, not in a rule
+            raise UserError(f"{NAME}.problems.{name}: no optimizer can run on it. {refused[name, next(iter(entries))]}")
+    return planned
 
 
 def _laid(base: Mapping[str, Any], change: Any, where: str) -> dict[str, Any]:

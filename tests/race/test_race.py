@@ -1,0 +1,205 @@
+"""The race: tuning, extension of the grid, judging on other seeds, refusals, and one more optimizer is one more row."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import job_counts, snakemake
+from workflow.lib import identity, rooms
+from workflow.lib.contract import Job
+from workflow.lib.errors import UserError
+from workflow.lib.plan.race import Race
+from workflow.lib.plan.sweeps import Target
+from workflow.lib.race import figures, running, standings
+from workflow.lib.race.running import Entrant, Pair
+from workflow.lib.runs import Curve, Metrics
+
+# One problem of seconds: the first stage of ntp, cut short.
+SHORT: dict[str, Any] = {
+    "settings": {"steps_ov": 40},
+    "lr": {"sweep": {"log": [0.01, 1, 3]}},
+    "protocol": {"tuning_seeds": 2, "judging_seeds": 3},
+}
+
+
+def race(*rules: str, **problem: Any) -> Race:
+    """The race on the short problem alone."""
+    changes = {"ntp_values": {**SHORT, **problem}, "ntp_keys": None}
+    return rooms.make_race(rooms.make_plan({"papers": ["ntp"], "race": list(rules), "race_problems": changes}))
+
+
+def entrant(lr: float, steps: list[float], end: float = 0.0) -> Entrant:
+    curve = np.arange(2), np.zeros((len(steps), 2))
+    return Entrant(lr, np.full(len(steps), end), np.array(steps, dtype=float), 100, 1.0, curve)
+
+
+NEVER = math.nan
+
+
+@pytest.mark.parametrize(
+    ("grid", "chosen", "side"),
+    [
+        ([entrant(0.1, [9, 9]), entrant(1, [5, 5]), entrant(10, [7, 7])], 1, 0),
+        ([entrant(0.1, [5, 5]), entrant(1, [9, 9]), entrant(10, [NEVER, 1])], 0, -1),
+        ([entrant(0.1, [9, 9]), entrant(1, [8, 8]), entrant(10, [7, 7])], 2, 1),
+        # of equally good ones the one in the middle
+        ([entrant(0.1, [5, 5]), entrant(1, [5, 5]), entrant(10, [5, 5])], 1, 0),
+        # nobody gets there: the end decides, and what diverged is worst
+        ([entrant(0.1, [NEVER] * 2, 3.0), entrant(1, [NEVER] * 2, 2.0), entrant(10, [NEVER] * 2, NEVER)], 1, 0),
+        # one seed of three that never gets there is not the median, of two it is
+        ([entrant(0.1, [9, 9, 9]), entrant(1, [1, 2, NEVER]), entrant(10, [9, 9, 9])], 1, 0),
+    ],
+)
+def test_the_best_learning_rate_and_where_the_grid_goes_on(grid: list[Entrant], chosen: int, side: int) -> None:
+    assert running.best(tuple(grid), lowest=True) == chosen
+    assert running.beyond(tuple(grid), lowest=True) == side
+
+
+def test_where_everything_diverges_smaller_learning_rates_are_asked_for() -> None:
+    grid = tuple(entrant(lr, [NEVER, NEVER], NEVER) for lr in (0.1, 1, 10))
+    assert running.beyond(grid, lowest=True) == -1
+
+
+def test_a_high_objective_is_the_better_one_where_the_target_is_above() -> None:
+    grid = tuple(entrant(lr, [NEVER], end) for lr, end in ((0.1, 0.5), (1, 0.9), (10, 0.7), (100, 0.1)))
+    assert running.best(grid, lowest=False) == 1
+    assert running.best(grid, lowest=True) == 3
+
+
+def test_to_pass_through_the_target_is_not_to_reach_it() -> None:
+    values = np.array([[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, np.nan]])
+    curve = Curve((0, 1, 2, 3), np.array([0, 10, 20, 30]), values)
+    found = running.settled(curve, Target(above=0.5, below=None))
+    np.testing.assert_array_equal(found, [10, 30, np.nan, np.nan])
+
+
+def test_the_grid_is_extended_at_its_edge_at_most_as_often_as_is_said() -> None:
+    """Far too small learning rates: the best one is the largest, three times."""
+    planned = race(lr={"sweep": {"log": [1e-6, 1e-5, 3]}})
+    pair = running.run(planned.problem("ntp_values"), "gd", planned.rule("gd"))
+    assert [e.lr for e in pair.grid] == pytest.approx([1e-6, 3.16e-6, 1e-5, 3.16e-5, 1e-4, 3.16e-4, 1e-3], rel=1e-2)
+    assert (pair.first, pair.edge, pair.judged.lr) == (3, True, pair.grid[-1].lr)
+    row = standings._row(planned.problem("ntp_values"), "gd", pair, lowest=False, fastest=math.inf)
+    assert (row.tried, row.added, row.edge) == (7, 4, True)
+
+
+def test_a_row_is_what_runs_on_the_judging_seeds_do(tmp_path: Path) -> None:
+    """RMSprop at the learning rate of its row, run as an ordinary experiment on the stream and seeds of judging."""
+    rule = "torch.optim.RMSprop"
+    planned = race(rule)
+    problem = planned.problem("ntp_values")
+    pair = running.run(problem, rule, planned.rule(rule))
+    running.write(tmp_path / "pair.json", pair, identity.of_pair(planned.only("ntp_values", rule)))
+    row = standings._row(problem, rule, pair, lowest=False, fastest=1)
+
+    changes = {
+        "like": "two_stage", "seeds": 3, "stream": problem.protocol.judging_stream, "objective": "cos_ov",
+        "settings": {"steps_ov": 40, "steps_kq": 1}, "optimizers": {"ngd": None, "mine": {"rule": rule, "lr": row.lr}},
+    }  # fmt: skip
+    experiment = rooms.load_paper("ntp", {"experiments": {"again": changes}}).experiment("again")
+    data = {number: rooms.generate(experiment)(experiment, experiment.seed(number)) for number in range(3)}
+    run = rooms.train(experiment)(experiment, experiment.optimizers["mine"], data, Job())
+    metrics = Metrics({"again": rooms.measure(experiment)(experiment, data, {"mine": run})})
+    curve = metrics.curve("again", "cos_ov", "mine")
+    np.testing.assert_array_equal(pair.judged.curve[1], curve.values)
+    assert row.end == np.median(curve.final())
+    reached = [np.flatnonzero(values <= 0.95) for values in curve.values]
+    expected = [curve.steps[below[-1] + 1] if below[-1] + 1 < curve.steps.size else np.nan for below in reached]
+    np.testing.assert_array_equal(pair.judged.steps, expected)
+    assert problem.protocol.judging_stream != problem.protocol.tuning_stream
+
+    again = running.read(tmp_path / "pair.json", identity.of_pair(planned.only("ntp_values", rule)))
+    np.testing.assert_array_equal(again.judged.curve[1], pair.judged.curve[1])
+    other = race(rule, settings={"steps_ov": 41})
+    with pytest.raises(UserError, match="other settings"):
+        running.read(tmp_path / "pair.json", identity.of_pair(other.only("ntp_values", rule)))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"race": ["torch.optim.Nothing"]}, ["torch.optim.Nothing", "unknown optimizer"]),
+        ({"race": "adam"}, ["race", "list of dotted paths"]),
+        ({"race_problems": {"nothing": None}}, ["race_problems", "nothing", "ntp_values"]),
+        ({"race_problems": {"mine": {"paper": "ntp"}}}, ["race.problems.mine.experiment", "missing"]),
+        ({"race_problems": {"ntp_keys": {"experiment": "two"}}}, ["ntp_keys.experiment", "two_stage"]),
+        ({"race_problems": {"ntp_keys": {"steps": 3}}}, ["race.problems.ntp_keys", "steps"]),
+        ({"race_problems": {"ntp_keys": {"lr": 0.1}}}, ["ntp_keys.lr", "sweep"]),
+        ({"race_problems": {"ntp_keys": {"lr": {"sweep": [0.1, -1]}}}}, ["ntp_keys.lr", "above 0"]),
+        ({"race_problems": {"ntp_keys": {"lr": {"sweep": [0.1]}}}}, ["ntp_keys.lr", "two numbers"]),
+        ({"race_problems": {"ntp_keys": {"objective": "loss_"}}}, ["objective", "loss_ov"]),
+        ({"race_problems": {"ntp_keys": {"settings": {"steps": 3}}}}, ["settings", "steps_ov"]),
+        ({"race_problems": {"ntp_keys": {"entry": {"iterations": 3}}}}, ["ntp_keys", "iterations", "lr_kq"]),
+        ({"race_problems": {"ntp_keys": {"start": {"sgd": {}}}}}, ["ntp_keys.start", "ngd"]),
+        ({"race_problems": {"ntp_keys": {"protocol": {"judging_stream": 31}}}}, ["judging_stream", "31"]),
+        ({"race_problems": {"ntp_keys": {"protocol": {"judging_seeds": 0}}}}, ["ntp_keys.protocol", "judging_seeds"]),
+        ({"race_problems": {"ntp_keys": None, "ntp_values": None}}, ["at least one problem"]),
+    ],
+)
+def test_a_wrong_race_is_refused_while_planning(config: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as refused:
+        rooms.make_race(rooms.make_plan({"papers": ["ntp"], **config}))
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_a_pair_that_the_contract_refuses_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    """It is drawn and told, and needs no job."""
+    rule = "tests.race.entrants.Refusing"
+    planned = race(rule)
+    assert planned.refusals(rooms.room) == {
+        ("ntp_values", rule): f"{rule} refuses these hyper-parameters: will not be built"
+    }
+    pair = Pair((entrant(0.1, [3.0, 3.0]),), entrant(0.1, [3.0, 3.0]), 1, False)
+    for name in planned.rules:
+        if name != rule:
+            path = standings.place(tmp_path, "ntp_values", name)
+            running.write(path, pair, identity.of_pair(planned.only("ntp_values", name)))
+    found = standings.gather(planned, tmp_path)
+    row = found.rows["ntp_values", rule]
+    assert (row.status, row.reason) == ("refused", planned.refusals(rooms.room)["ntp_values", rule])
+    table = figures.matrix(found).table
+    assert {str(series) for series in table["series"]} == {"race", "refused"}
+    assert figures.facts(found)["refused"] == [f"{rule} on ntp_values: {row.reason}"]
+
+
+def test_a_rule_without_a_learning_rate_runs_once() -> None:
+    rule = "tests.race.entrants.Fixed"
+    planned = race(rule)
+    pair = running.run(planned.problem("ntp_values"), rule, planned.rule(rule))
+    assert len(pair.grid) == 1
+    assert math.isnan(pair.judged.lr)
+    assert not pair.edge
+
+
+@pytest.mark.slow
+def test_one_more_optimizer_is_one_more_row(tmp_path: Path) -> None:
+    """The whole command: what ran stays as it is, a pair that is lost is made again, and the row is there."""
+    overlay = tmp_path / "small.yaml"
+    overlay.write_text(
+        "papers: [ntp]\nrace_problems:\n  ntp_keys: null\n  ntp_values:\n    settings: {steps_ov: 20}\n"
+        "    lr: {sweep: [0.1, 1]}\n    protocol: {tuning_seeds: 1, judging_seeds: 1, extensions: 0}\n"
+    )
+    small = ["--configfile", str(overlay), "--cores", "1", "race"]
+    snakemake(tmp_path, *small)
+    first = standings.read(tmp_path / "results" / "race" / "race.csv")
+    more = [*small, "--config", "race=[torch.optim.RMSprop]"]
+    assert job_counts(snakemake(tmp_path, *more, "--dry-run").stdout)["race_pair"] == 1
+    (tmp_path / "results/race/runs/ntp_values/gd.json").unlink()
+    assert job_counts(snakemake(tmp_path, *more, "--dry-run").stdout)["race_pair"] == 2
+    snakemake(tmp_path, *more)
+    second = standings.read(tmp_path / "results" / "race" / "race.csv")
+    assert [row["rule"] for row in second] == [*(row["rule"] for row in first), "torch.optim.RMSprop"]
+    timed = ("cpu_seconds", "behind")
+    kept = [{key: value for key, value in row.items() if key not in timed} for row in second[:-1]]
+    assert kept == [{key: value for key, value in row.items() if key not in timed} for row in first]
+    for name in figures.TITLES:
+        assert all(
+            (tmp_path / f"results/race/figures/{name}.{kind}").exists() for kind in ("pdf", "png", "csv", "json")
+        )
+    assert "torch.optim.RMSprop" in (tmp_path / "results/race/leaderboard.md").read_text()
+    assert 'id="race-matrix"' in (tmp_path / "results" / "index.html").read_text()

@@ -283,6 +283,8 @@ def test_the_schemas_take_what_is_shipped() -> None:
             schema = "claims" if kind == "claims" else path.stem
             known = json.loads((ROOT / f"workflow/schemas/{schema}.schema.json").read_text())
             jsonschema.validate(read_yaml(path), known)
+    race = json.loads((ROOT / "workflow/schemas/race.schema.json").read_text())
+    jsonschema.validate(read_yaml(ROOT / "config" / "race.yaml"), race)
 
 
 def test_planning_imports_nothing_heavy() -> None:

@@ -158,6 +158,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _schemas(options: argparse.Namespace) -> None:
     written = {name: schema.paper_schema(rooms.room(name)) for name in rooms.papers()}
     written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
+    written |= {"race": schema.race_schema()}
     for name, content in written.items():
         write_text(options.folder / f"{name}.schema.json", json.dumps(content, indent=1) + "\n")
 

@@ -44,7 +44,7 @@ class Protocol(Model):
     extensions: Index
 
 
-class _Problem(Model):
+class ProblemEntry(Model):
     """A problem as the YAML gives it."""
 
     paper: str
@@ -262,7 +262,7 @@ def _laid(base: Mapping[str, Any], change: Any, where: str) -> dict[str, Any]:
 
 def _problem(name: str, section: Any, protocol: Mapping[str, Any], room_of: Callable[[str], Room]) -> Problem:
     where = f"{NAME}.problems.{name}"
-    entry = checked(_Problem, section, where)
+    entry = checked(ProblemEntry, section, where)
     shipped = reading.shipped(room_of(entry.paper).paper)["experiments"]
     if entry.experiment not in shipped:
         raise UserError(f"{where}.experiment: {unknown('experiment', entry.experiment, shipped)}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from workflow.lib import optim
 from workflow.lib.plan.evidence import Setting
 from workflow.lib.plan.model import Claim, Config, Figure, Room
+from workflow.lib.plan.race import ProblemEntry, Protocol
 from workflow.lib.plan.sweeps import Target
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -112,6 +113,36 @@ def config_schema(papers: tuple[str, ...]) -> dict[str, Any]:
     schema = Config.model_json_schema()
     schema["properties"] |= {paper: {"type": "object"} for paper in papers}
     return {"$schema": _DRAFT, **schema, "title": "config/config.yaml", "required": []}
+
+
+def race_schema() -> dict[str, Any]:
+    """The schema of `config/race.yaml`."""
+    problem = ProblemEntry.model_json_schema()
+    plain = {"type": ["number", "string", "boolean", "array", "null"]}
+    values = {"type": "object", "additionalProperties": _evident("value", plain)["value"]}
+    protocol = {**_fields(Protocol), "required": []}
+    problem["properties"] |= {
+        "settings": values,
+        "entry": values,
+        "start": {"type": "object", "additionalProperties": values},
+        "protocol": protocol,
+        **_evident("target", Target.model_json_schema()),
+        **_evident("objective", {"type": "string"}),
+        "lr": _SWEPT,
+    }
+    rules = {rule: _fields(optim.hyperparameters(rule)) for rule in optim.names()}
+    return {
+        "$schema": _DRAFT,
+        "title": "config/race.yaml",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "protocol": protocol,
+            "optimizers": {"type": "object", "properties": rules, "additionalProperties": values},
+            "problems": {"type": "object", "additionalProperties": problem},
+        },
+        "$defs": _definitions([]),
+    }
 
 
 def _entry(model: type[BaseModel]) -> dict[str, Any]:

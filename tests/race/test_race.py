@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import job_counts, snakemake
+from tests.conftest import ROOT, job_counts, snakemake
 from workflow.lib import identity, rooms
+from workflow.lib.cli import main
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
 from workflow.lib.plan.race import Race
 from workflow.lib.plan.sweeps import Target
-from workflow.lib.race import figures, running, standings
+from workflow.lib.race import figures, running, standings, writing
 from workflow.lib.race.running import Entrant, Pair
 from workflow.lib.runs import Curve, Metrics
 
@@ -147,6 +149,12 @@ def test_a_wrong_race_is_refused_while_planning(config: dict[str, Any], words: l
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
+def test_a_problem_on_data_that_would_be_fetched_is_refused() -> None:
+    config = {"papers": ["ib"], "race_problems": {"ib_vit": {"settings": {"dataset": "mnist"}}}}
+    with pytest.raises(UserError, match=r"race\.problems\.ib_vit: .*mnist, which would be fetched"):
+        rooms.make_race(rooms.make_plan(config))
+
+
 def test_a_pair_that_the_contract_refuses_is_a_row_with_the_reason(tmp_path: Path) -> None:
     """It is drawn and told, and needs no job."""
     rule = "tests.race.entrants.Refusing"
@@ -203,3 +211,29 @@ def test_one_more_optimizer_is_one_more_row(tmp_path: Path) -> None:
         )
     assert "torch.optim.RMSprop" in (tmp_path / "results/race/leaderboard.md").read_text()
     assert 'id="race-matrix"' in (tmp_path / "results" / "index.html").read_text()
+
+
+def test_the_documentation_names_every_column() -> None:
+    text = (ROOT / "docs" / "race.md").read_text().split("## The columns of race.csv")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert tuple(re.findall(r"`(\w+)`", " ".join(cells))) == standings.COLUMNS
+
+
+def test_the_leaderboard_goes_into_the_documentation(tmp_path: Path) -> None:
+    planned = race()
+    solved, lost = entrant(0.1, [3.0, 4.0, 5.0]), entrant(0.1, [NEVER, NEVER, 3.0])
+    for name in planned.rules:
+        pair = Pair((solved,), lost if name == "gd" else solved, 1, name == "ngd")
+        path = standings.place(tmp_path / "runs", "ntp_values", name)
+        running.write(path, pair, identity.of_pair(planned.only("ntp_values", name)))
+    writing.results(planned, tmp_path / "runs", tmp_path / "race")
+    page = tmp_path / "race.md"
+    page.write_text((ROOT / "docs" / "race.md").read_text())
+    assert main(["leaderboard", "--race", str(tmp_path / "race"), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "| `adam` | 1 of 1 | 1 | 1 | 100% | 0 |" in text
+    assert "| `gd` | 0 of 1 | 0 | – | 100% | 0 |" in text
+    assert "| `ngd` | 1† |" in text
+    assert all((tmp_path / "race" / f"{name}.png").is_file() for name in figures.TITLES)
+    assert main(["leaderboard", "--race", str(tmp_path / "race"), "--page", str(page)]) == 0
+    assert page.read_text() == text

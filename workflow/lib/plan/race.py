@@ -19,7 +19,7 @@ from workflow.lib.files import readable
 from workflow.lib.number_types import Count, Index
 from workflow.lib.plan import reading, sweeps
 from workflow.lib.plan.checking import checked, named
-from workflow.lib.plan.evidence import Model, Setting
+from workflow.lib.plan.evidence import Model, Setting, at
 from workflow.lib.plan.model import Experiment, Paper, Room
 
 # The name that the race's results go by, where papers have theirs.
@@ -241,6 +241,14 @@ def read(
     if not problems:
         raise UserError(f"race_problems: expected at least one problem of the papers {', '.join(papers)}; found none")
     planned = Race(problems=problems, rules=entries)
+    for name, problem in problems.items():
+        with at(f"{NAME}.problems.{name}"):
+            fetched = problem.base(room_of).settings.downloads()
+        if fetched:
+            raise UserError(
+                f"{NAME}.problems.{name}: expected data that are made here, so that races can be compared; found "
+                f"{', '.join(fetched)}, which would be fetched"
+            )
     refused = planned.refusals(room_of)
     for name in problems:
         if all((name, rule) in refused for rule in entries):  # a mistake in the problem, not in a rule

@@ -233,6 +233,7 @@ def facts(standings: Standings) -> dict[str, Any]:
         "wins": [f"{_look(rule, list(race.rules)).name} {count}" for rule, count in
                  sorted(wins.items(), key=lambda item: -item[1])],
         "unsolved": [p for p in race.problems if all(math.isnan(row.behind) for row in standings.column(p))],
+        "at_once": [p for p in race.problems if any(row.behind == 1 and row.steps <= 1 for row in standings.column(p))],
         "edges": [f"{row.rule} on {row.problem} ({row.lr:g})" for row in ran if row.edge],
         "extended": sum(row.added > 0 for row in ran),
         "pairs": len(ran),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, environment
 from workflow.lib import startup
+from workflow.lib.__main__ import end
 
 
 def imported(code: str, *asked: str) -> list[str]:
@@ -34,6 +37,7 @@ def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None
 
 LEAN = """
 from workflow.lib import startup
+from workflow.lib.__main__ import end
 startup.begin_training()
 with startup.without_shapes_alone({rule!r}, {device!r}):
     import torch
@@ -63,3 +67,16 @@ def test_a_published_bert_is_built_in_a_training_job() -> None:
 @pytest.mark.parametrize(("rule", "device"), [("mine.optimizers.Adam", "cpu"), ("ngd", "cuda")])
 def test_rules_from_elsewhere_and_gpus_get_all_of_torch(rule: str, device: str) -> None:
     assert imported(LEAN.format(rule=rule, device=device), "torch._decomp") == ["torch._decomp"]
+
+
+def test_a_job_ends_at_once_unless_someone_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: ended.append(-1))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.raises(SystemExit, match="3"):
+        end(3)
+    assert ended == [-1, 3]
+    monkeypatch.setattr(sys, "getprofile", lambda: ended.append)
+    with pytest.raises(SystemExit, match="4"):
+        end(4)
+    assert ended == [-1, 3]

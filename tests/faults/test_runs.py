@@ -17,10 +17,13 @@ from tests.faults import small
 from workflow.lib import page, rooms, stages
 from workflow.lib.contract import Run
 from workflow.lib.errors import UserError
+from workflow.lib.papers.icl.prompts import metrics as prompts
 from workflow.lib.plan.model import Experiment, Paper
 from workflow.lib.runs import Trace
 
 PAPERS = rooms.papers()
+# Every paper in turn; the quickest also where slow tests are left out.
+EACH = [pytest.param(paper, marks=[] if paper == "ntp" else [pytest.mark.slow]) for paper in PAPERS]
 # No wild rate is too wild; the deep nets are of float32, which holds no more than 3.4e38.
 WILD = {paper: {"lr": 1e30 if paper == "ib" else 1e300, "lr_kq": 1e300} for paper in PAPERS}
 ONE_STEP = {"steps_ov": 1, "steps_kq": 1, "epochs": 1, "iterations": 1, "boosting_steps": 0, "rounding_steps": 0}
@@ -28,14 +31,23 @@ ONE_STEP = {"steps_ov": 1, "steps_kq": 1, "epochs": 1, "iterations": 1, "boostin
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything of a picture but its rendering: ticks, limits and texts are made, pixels are not."""
+    """Everything of a picture but its rendering: ticks, limits and texts are made, once for both files; no pixels."""
 
     def made(figure: matplotlib.figure.Figure, path: Any, format: str, **_: Any) -> None:
-        figure.set_layout_engine("none")
-        figure.draw_without_rendering()
+        if format == "pdf":
+            figure.set_layout_engine("none")
+            figure.draw_without_rendering()
         Image.new("RGB", (40, 30)).save(path, format)
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", made)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_samples() -> Iterator[None]:
+    """Where icl checks its formulas by sampling, at every size, a blink's worth of samples."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(prompts, "RAW_SAMPLES", 200)
+        yield
 
 
 def shown(of: Paper, folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -62,7 +74,7 @@ def on_page(of: Paper, folder: Path) -> str:
     return (folder / "index.html").read_text()
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_one_step(name: str, tmp_path: Path) -> None:
     of = small.paper(name, settings=ONE_STEP, entries={"iterations": 1, "steps": 1, "warm_up": 1})
     assert list(small.run(of, tmp_path)) == list(of.experiments)
@@ -71,14 +83,14 @@ def test_one_step(name: str, tmp_path: Path) -> None:
     assert not any("iverged: " in caption for caption in captions.values())
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_one_seed_of_one_optimizer(name: str, tmp_path: Path) -> None:
     of = small.paper(name, seeds=1, only=1)
     assert list(small.run(of, tmp_path)) == list(of.experiments)
     shown(of, tmp_path)
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_steps_that_leave_the_finite_numbers(name: str, tmp_path: Path) -> None:
     """Every optimizer at a wild rate."""
     of = small.paper(name, entries=WILD[name])
@@ -140,7 +152,7 @@ LOST = [
     ("seeds", "share"),
     [pytest.param(*case[1:], id=case[0], marks=[pytest.mark.slow] if case[2] else []) for case in LOST],
 )
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_seeds_that_diverged(
     name: str, seeds: list[int], share: float, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,8 +126,7 @@ def _race(options: argparse.Namespace) -> None:
 
     pair = race.take(options.plan)
     (problem,), (rule,) = pair.problems.values(), pair.rules
-    with startup.without_shapes_alone(rule, "cpu"):
-        running.write(options.output, running.run(problem, rule, pair.rule(rule)), identity.of_pair(pair))
+    running.write(options.output, running.run(problem, rule, pair.rule(rule)), identity.of_pair(pair))
 
 
 def _standings(options: argparse.Namespace) -> None:

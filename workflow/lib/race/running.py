@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib import costs, rooms
+from workflow.lib import costs, rooms, startup
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import IDENTITY, Arrays, Identity, readable, write_text
 from workflow.lib.plan.evidence import Setting
@@ -131,7 +131,9 @@ class _Track:
         self.lowest = first.goal.below is not None
         self._data: dict[bool, dict[int, Arrays]] = {}
         self._starts: dict[tuple[bool, str], Run] = {}
-        self.train, self.measure = rooms.train(first), rooms.measure(first)
+        with startup.without_shapes_alone(rule, "cpu"):
+            self.train = rooms.train(first)
+        self.measure = rooms.measure(first)
         costs.work_begins()
 
     def _experiment(self, lrs: tuple[float, ...], judging: bool) -> Experiment:

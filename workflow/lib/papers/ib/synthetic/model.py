@@ -18,7 +18,7 @@ from workflow.lib.papers.ib.synthetic.span import others
 
 
 class Layer(ABC):
-    """Phi(W, u; X) = u^T X^T softmax(X W q) on the data of several runs.
+    """Phi(W, u; X) = u^T X^T softmax(X W q) on the data of several runs; arrays of tokens have the shape (runs, T, n).
 
     `evaluate` sets the gradients of the parameters; `gap` and `distraction` then speak of the same point.
     """
@@ -48,7 +48,7 @@ class Layer(ABC):
 
     def distraction(self) -> torch.Tensor:
         """Attention on all but the optimal token, 1 - p_opt, mean over the samples, shape (runs,)."""
-        return self._attention[..., 1:].sum(-1).mean(-1)
+        return self._attention[:, 1:].sum(1).mean(-1)
 
 
 class FixedDecoderLayer(Layer):
@@ -62,16 +62,16 @@ class FixedDecoderLayer(Layer):
     def __init__(self, data: Sequence[Arrays], parameters: Parameters) -> None:
         """Take the data sets of the runs (arrays of `data.sequences`), all of one size, with what is trained."""
         super().__init__(parameters)
-        shape = (len(data), parameters.samples, parameters.length)
+        shape = (len(data), parameters.length, parameters.samples)
         self._logits, self._logit_slopes = (t.view(shape) for t in (parameters.features, parameters.slopes))
         best, behind = zip(*(_scores(arrays) for arrays in data), strict=True)
-        self._best = torch.from_numpy(np.stack(best))[..., None]
-        self._behind = torch.from_numpy(np.stack(behind))
+        self._best = torch.from_numpy(np.stack(best))[:, None]
+        self._behind = torch.from_numpy(np.stack(behind).swapaxes(1, 2).copy())
         self._floor_slope = torch.sigmoid(-self._best)
 
     def _evaluate(self) -> None:
-        self._attention = torch.softmax(self._logits, -1)
-        self._delta = (self._attention * self._behind).sum(-1, keepdim=True)
+        self._attention = torch.softmax(self._logits, 1)
+        self._delta = (self._attention * self._behind).sum(1, keepdim=True)
         slopes = torch.sub(self._behind, self._delta, out=self._logit_slopes)
         slopes.mul_(self._attention).mul_(torch.sigmoid(self._delta - self._best))
 
@@ -79,7 +79,7 @@ class FixedDecoderLayer(Layer):
         return torch.log1p(self._floor_slope * torch.expm1(self._delta)).mean((1, 2))
 
     def loss(self) -> torch.Tensor:  # noqa: D102
-        outputs = (self._attention * (self._best - self._behind)).sum(-1)
+        outputs = (self._attention * (self._best - self._behind)).sum(1)
         return torch.nn.functional.softplus(-outputs).mean(-1)
 
 
@@ -92,13 +92,13 @@ class JointLayer(Layer):
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)
-        shape = (-1, 2, parameters.samples, parameters.length)
+        shape = (-1, 2, parameters.length, parameters.samples)
         self._logits, self._scores = parameters.features.view(shape).unbind(1)
         self._logit_slopes, self._score_slopes = parameters.slopes.view(shape).unbind(1)
 
     def _evaluate(self) -> None:
-        self._attention = torch.softmax(self._logits, -1)
-        self._output = (self._attention * self._scores).sum(-1, keepdim=True)
+        self._attention = torch.softmax(self._logits, 1)
+        self._output = (self._attention * self._scores).sum(1, keepdim=True)
         torch.mul(self._attention, torch.sigmoid(self._output), out=self._score_slopes)
         torch.sub(self._scores, self._output, out=self._logit_slopes).mul_(self._score_slopes)
 

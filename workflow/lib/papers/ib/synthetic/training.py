@@ -103,9 +103,12 @@ def descend(layer: Layer, optimizer: Optimizer[Iterations], steps: np.ndarray) -
     parameters = layer.parameters
     rule = optimizer.build(_groups(parameters, optimizer), stacked=True)
 
-    def closure() -> torch.Tensor:
+    # The rules of this library say whether they read the loss; one from elsewhere may without a word.
+    unread = not optimizer.traits.needs_loss and "." not in optimizer.rule
+
+    def closure() -> torch.Tensor | None:
         layer.evaluate()
-        return layer.gap()
+        return None if unread else layer.gap()
 
     metrics: dict[str, list[torch.Tensor]] = {"loss": [], "gap": [], "distraction": []}
     snapshots: dict[str, list[torch.Tensor]] = {name: [] for name in parameters.snapshot()}
@@ -115,7 +118,8 @@ def descend(layer: Layer, optimizer: Optimizer[Iterations], steps: np.ndarray) -
             for _ in range(done, step):
                 rule.step(closure)  # type: ignore[arg-type]
             done = step
-            metrics["gap"].append(closure())
+            layer.evaluate()
+            metrics["gap"].append(layer.gap())
             metrics["loss"].append(layer.loss())
             metrics["distraction"].append(layer.distraction())
             for name, values in parameters.snapshot().items():

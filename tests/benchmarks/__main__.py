@@ -9,12 +9,13 @@ import pkgutil
 import torch
 
 import tests.benchmarks
+from tests.benchmarks._roofline import machine
 from workflow.lib import startup
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="shorter runs, under 45 s in all")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, under 60 s in all")
     parser.add_argument("--only", nargs="*", default=None, metavar="MODULE", help="such as ntp")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -23,6 +24,7 @@ def main() -> int:
     modules = [
         importlib.import_module(f"tests.benchmarks.{n}") for n in names if options.only is None or n in options.only
     ]
+    print("\n".join(machine()))
     print(f"{'experiment':<58} {'plain':>9} {'fast':>9} {'ratio':>8} {'floor':>6}   (CPU seconds per unit)")
     below, ratios = [], []
     for module in modules:
@@ -36,6 +38,8 @@ def main() -> int:
                 f"{benchmark.experiment:<58} {plain:>9.4f} {fast:>9.4f} {ratio:>7.1f}x {benchmark.floor:>5.1f}x",
                 flush=True,
             )
+            if limit := benchmark.limit(fast):
+                print(f"  {limit}", flush=True)
     for module in modules:
         for line in getattr(module, "tables", lambda quick: ())(options.quick):
             print(line, flush=True)

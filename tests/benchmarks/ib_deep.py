@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks import Benchmark
+from tests.benchmarks._roofline import Work, fastest
 from tests.reference import ib_deep as plain
 from workflow.lib import rooms
 from workflow.lib.contract import Job
@@ -55,31 +54,18 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
 
 
 def tables(quick: bool) -> Iterator[str]:
-    """How near a stacked step comes to what the machine reaches in a large matrix product."""
-    square = torch.randn(512, 512)
-    speed = 2 * 512**3 / _fastest(lambda: square @ square, 20)
+    """What limits the losses and gradients of a step, without what is recorded of it."""
     for name in ("vit_mnist", "bert_mnli"):
         experiment = rooms.load_paper("ib").experiment(name)
         runs = [engines.First(experiment.seed(s), generate(experiment, experiment.seed(s)), None) for s in range(SEEDS)]
         engine = engines.build(experiment, runs, torch.device("cpu"))
         size = experiment.settings.batch_size
         index = torch.stack([torch.randperm(engine.examples["train"])[:size] for _ in runs])
-        with torch.no_grad():
-            with FlopCounterMode(display=False) as counted:
+
+        def step(engine: engines.Engine = engine, index: torch.Tensor = index) -> None:
+            with torch.no_grad():
                 engine.losses(index)
-            seconds = _fastest(lambda e=engine, i=index: e.losses(i), 20 if quick else 100)  # type: ignore[misc]
-        reached = counted.get_total_flops() / seconds
-        yield (
-            f"ib {name}, losses and gradients of {SEEDS} seeds: {1e3 * seconds:.2f} ms, {reached / 1e9:.0f} GFLOP/s in "
-            f"matrix products, {reached / speed:.0%} of the {speed / 1e9:.0f} of a product of 512 x 512"
-        )
 
-
-def _fastest(work: Callable[[], object], repeats: int) -> float:
-    """CPU seconds of the fastest of some repetitions."""
-    found = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        work()
-        found.append(time.process_time() - begin)
-    return min(found)
+        seconds = fastest(step, 20 if quick else 100)
+        yield f"ib {name}, losses and gradients of {SEEDS} seeds: {1e3 * seconds:.2f} ms"
+        yield f"  {Work.of(step).line(seconds)}"

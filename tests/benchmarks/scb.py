@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from tests.benchmarks import Benchmark, cpu_seconds
+from tests.benchmarks._roofline import Work
 from tests.reference import scb as plain
 from workflow.lib import rooms
 from workflow.lib.contract import Job
@@ -67,6 +69,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
             train(experiment, experiment.optimizers[label], data, Job(start=start))
 
     fast(*CURVES)  # compiles
+    work = work_of_a_step(experiment.settings)
     yield Benchmark(
         f"scb one run of {steps} steps (T = 5000, B = 64), per step",
         plain=lambda: direct(experiment, "prox", 2 * plain_steps // 5, 3 * plain_steps // 5),
@@ -74,6 +77,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         floor=40,
         plain_units=plain_steps,
         fast_units=steps,
+        work=work,
     )
 
     def one_by_one() -> None:
@@ -87,7 +91,20 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         floor=70,
         plain_units=plain_steps,
         fast_units=steps,
+        work=work.times(0.4 + 0.6 * len(CURVES)),  # the boosting, two fifths of the steps, is done once
     )
+
+
+def work_of_a_step(settings: Bigram) -> Work:
+    """Of one run: 16 random bits and N - 1 cuts for every token, twice N - 1 selected additions to its two sums.
+
+    Counted are the additions, and the bytes of random words, tokens, attention and its gradient, each time they pass;
+    a sequence's words and tokens, or a block of positions, are what a loop touches.
+    """
+    tokens, cuts = settings.positions * settings.batch_size, settings.states - 1
+    drawing = 2 + cuts * (2 + 2)  # words written; for each cut words read, tokens updated
+    passing = -(-cuts // 2) * (2 * 1 + 8 + 16)  # for two states: tokens twice, attention read, its gradient updated
+    return Work({torch.float64: 2 * cuts * tokens}, (drawing + passing) * tokens, 3 * settings.positions)
 
 
 def milliseconds_per_step(positions: int, batch_size: int, steps: int) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workflow.lib import rooms
 from workflow.lib.costs import Cost
+from workflow.lib.plan.model import block_seeds
 
 
 def costs(results: Path) -> dict[Path, Cost]:
@@ -50,16 +51,18 @@ def _line(stage: str, paper: str, costs: list[Cost]) -> str:
 
 
 def memory(jobs: Mapping[Path, Cost], results: Path) -> Iterator[tuple[str, int, int]]:
-    """Of every kind of training: its name, the most MB that a run of it held, and what it asks for."""
-    held: dict[tuple[str, str], int] = {}
+    """Of every kind of training: its name, the most MB that a job of it held, and what that job asks for on a CPU."""
+    most: dict[str, tuple[int, int]] = {}
+    papers = {paper: rooms.load_paper(paper) for paper in rooms.papers()}
     for path, cost in jobs.items():
-        if cost.stage == "train":
-            paper, experiment = path.relative_to(results).parts[0], path.parts[-3]
-            held[paper, experiment] = max(cost.memory, held.get((paper, experiment), 0))
-    for (paper, experiment), most in held.items():
-        planned = rooms.load_paper(paper)
-        if experiment in planned.experiments:
-            yield f"{paper} {experiment}", most, planned.experiment(experiment).settings.needs().mem_mb
+        paper, experiment = path.relative_to(results).parts[0], path.parts[-3]
+        if cost.stage == "train" and experiment in papers[paper].experiments:
+            planned = papers[paper].experiment(experiment)
+            asked = planned.settings.needs().memory(len(block_seeds(path.stem)))
+            name = f"{paper} {planned.kind}"
+            most[name] = max(most.get(name, (0, 0)), (cost.memory, asked))
+    for name, (held, asked) in most.items():
+        yield name, held, asked
 
 
 def main() -> None:
@@ -70,7 +73,7 @@ def main() -> None:
     print("\n".join(budget(jobs, results)))
     print("\nmemory of trainings in MB: held at most, asked for")
     for name, held, asked in memory(jobs, results):
-        print(f"  {name:<28} {held:>6} {asked:>6}{'  more than twice' if asked > 2 * held else ''}")
+        print(f"  {name:<28} {held:>6} {asked:>6}{'' if held <= asked <= 2 * held else '  not between once and twice'}")
 
 
 if __name__ == "__main__":

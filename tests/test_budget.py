@@ -29,7 +29,7 @@ def test_a_stage_ends_with_its_cost_and_the_table_adds_them_up(tmp_path: Path) -
     assert lines[-1][:3] == ["in", "all", "4"]
     assert float(lines[-1][3]) >= 9
     ((name, held, asked),) = budget.memory(jobs, tmp_path)
-    assert (name, held) == ("scb main", 102)
+    assert (name, held) == ("scb bigram", 102)
     assert asked > 0
 
 

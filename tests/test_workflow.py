@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests import budget
 from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
 from workflow.lib import rooms
 from workflow.lib.plan.model import Paper
@@ -60,6 +61,15 @@ def test_what_sweeps_would_compare_is_recorded(default_run: Path, paper: Paper) 
             if experiment.settings.compared(optimizer):
                 end, _ = reached(metrics, experiment, label)
                 assert end.shape == (experiment.seeds,), (experiment.name, label)
+
+
+def test_trainings_ask_for_no_less_than_they_hold_and_at_most_twice_of_it(default_run: Path) -> None:
+    """Of each kind of experiment, the job that held most; libraries of another build hold more or less."""
+    results = default_run / "results"
+    measured = list(budget.memory(budget.costs(results), results))
+    assert len(measured) >= len(PLAN.papers)
+    for name, held, asked in measured:
+        assert held <= asked <= 2 * held, name
 
 
 def test_nothing_to_do_the_second_time(default_run: Path) -> None:

@@ -10,7 +10,7 @@ from workflow.lib import optim, places, rooms
 from workflow.lib.errors import exit_on_user_error
 from workflow.lib.files import readable
 from workflow.lib.plan import jobs
-from workflow.lib.plan.model import GENERAL
+from workflow.lib.plan.model import GENERAL, block_seeds
 from workflow.lib.sources import modules
 
 if plan.container:
@@ -226,10 +226,12 @@ def needs(what):
 
     def needed(wildcards, attempt):
         experiment = planned(wildcards)
-        asked = getattr(experiment.settings.needs(), what)
+        asked = experiment.settings.needs()
+        if what == "mem_mb":
+            return attempt * asked.memory(len(block_seeds(wildcards.seeds)), training_device(wildcards))
         if what == "runtime":  # points of a sweep that share a job run one after another
-            return asked * len(experiment.job(wildcards.optimizer))
-        return asked * attempt if what == "mem_mb" else asked
+            return asked.runtime * len(experiment.job(wildcards.optimizer))
+        return getattr(asked, what)
 
     return needed
 

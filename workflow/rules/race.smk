@@ -69,7 +69,10 @@ def race_needs(what):
             asked = problem.base(rooms.room).settings.needs()
         protocol = problem.protocol
         runs = len(problem.lrs) + protocol.extensions * protocol.extension_points + 1
-        return runs * asked.runtime if what == "runtime" else attempt * asked.mem_mb
+        if what == "runtime":
+            return runs * asked.runtime
+        # Twice that of a training: what one run leaves is not all given back before the next.
+        return attempt * 2 * asked.memory(max(protocol.tuning_seeds, protocol.judging_seeds))
 
     return needed
 

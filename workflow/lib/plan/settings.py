@@ -5,6 +5,7 @@ Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is 
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -14,12 +15,22 @@ from workflow.lib.plan.optimizer import Optimizer, Options
 
 
 class Needs(NamedTuple):
-    """What one training job asks of the machine: memory in MB, run time in minutes, cores, GPUs."""
+    """What one training job asks of the machine: memory in MB, run time in minutes, cores, GPUs.
 
-    mem_mb: int = 1000
+    The memory is between once and twice what was measured on the CPU (`python -m tests.budget` tells both): `mem_mb`
+    for the libraries and one run, `seed_mb` for each seed of its block; on a GPU the libraries hold `cuda_mb` more.
+    """
+
+    mem_mb: int = 500
+    seed_mb: float = 10
+    cuda_mb: int = 2000
     runtime: int = 10
     threads: int = 1
     gpu: int = 0
+
+    def memory(self, seeds: int, device: str = "cpu") -> int:
+        """Memory of a job that trains a block of seeds, in MB."""
+        return self.mem_mb + math.ceil(seeds * self.seed_mb) + (0 if device == "cpu" else self.cuda_mb)
 
 
 class Disk(NamedTuple):

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, NonNegative, Positive
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Settings
+from workflow.lib.plan.settings import Needs, Settings
 
 
 class TwoStageOptions(Options):
@@ -46,6 +46,10 @@ class TwoStage(Settings):
         if optimizer.options.lr_kq is not None and "lr" not in optimizer.hyperparameters:
             raise UserError(f"lr_kq: the rule {optimizer.rule} has no lr that it could take the place of")
         return "fast"
+
+    def needs(self) -> Needs:
+        """What a training job asks of the machine: each seed has its curves, of some 40 numbers a step, and copies."""
+        return Needs(seed_mb=2 + (self.steps_ov + self.steps_kq) * 40 * 8 / 1e6)
 
 
 class RandomSentences(TwoStage):

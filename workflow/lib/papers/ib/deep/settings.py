@@ -140,7 +140,11 @@ class Deep(Settings):
 
     def needs(self) -> Needs:
         """A GPU always; memory and time for the real sets or for the small ones."""
-        return Needs(mem_mb=24000, runtime=2880, gpu=1) if self.downloads() else Needs(mem_mb=3000, runtime=30, gpu=1)
+        return (
+            Needs(mem_mb=24000, runtime=2880, gpu=1)
+            if self.downloads()
+            else Needs(mem_mb=800, seed_mb=150, runtime=30, gpu=1)
+        )
 
     def disk(self, seeds: int) -> Disk:
         """The prepared examples of a real set; checkpoints of weights with two more numbers for each, as Adam has."""

@@ -60,8 +60,14 @@ def leaderboard(found: Standings) -> str:
     race = found.race
     lines = [
         f"Run on {date.today().isoformat()} with {', '.join(_versions())}.",
+        f"Training took {_seconds(found):.0f} CPU seconds.",
         "",
-        "| optimizer | solved | won | behind the best (median) | untuned | diverged |",
+        "* solved: problems on which more than half of the judging seeds get to the target; won: on how many of these",
+        "  nobody is faster (ties count for all); behind: steps over those of the best, the median of the solved.",
+        "* whole grid: the share of all tuning runs that get there, whatever their learning rate; diverged: problems",
+        "  on which a judging seed did, though tuned.",
+        "",
+        "| optimizer | solved | won | behind | whole grid | diverged |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [line for _, line in sorted(_line(found, rule) for rule in race.rules)]
@@ -71,6 +77,12 @@ def leaderboard(found: Standings) -> str:
     lines += [f"| `{rule}` | {' | '.join(_cell(found, name, rule) for name in names)} |" for rule in race.rules]
     refused = [f"* `{row.rule}` on {row.problem}: {row.reason}" for row in found.rows.values() if row.status != RAN]
     return "\n".join([*lines, *(["", "Refused while planning:", "", *refused] if refused else [])]) + "\n"
+
+
+def _seconds(found: Standings) -> float:
+    """CPU seconds of all training runs."""
+    runs = [entrant for pair in found.pairs.values() for entrant in (*pair.grid, pair.judged)]
+    return sum(entrant.seconds * entrant.end.size for entrant in runs)
 
 
 def _line(found: Standings, rule: str) -> tuple[tuple[float, float, str], str]:

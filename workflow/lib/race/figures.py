@@ -120,7 +120,7 @@ def profiles(standings: Standings) -> Drawing:
         for rule, own in zip(rules, found, strict=True):
             x, y = profile(own, last)
             look = _look(rule, rules)
-            sheet.line(ax, panel, label(rule), x, y, drawstyle="steps-post", alpha=0.9, **look.line)
+            sheet.line(ax, panel, label(rule), x, y, alpha=0.9, **look.line)
         ax.set(xscale="log", xlim=(0.95, last), ylim=(-0.03, 1.03), title=title, xlabel="factor of the best")
     sheet.panels[0, 0].set_ylabel("share of the problems")
     sheet.letter()
@@ -139,15 +139,16 @@ def ratios(costs: np.ndarray) -> np.ndarray:
 
 
 def profile(own: np.ndarray, last: float) -> tuple[np.ndarray, np.ndarray]:
-    """The share of problems within each factor of the best, as steps from 1 to the last factor.
+    """The share of problems within each factor of the best, from 1 to the last factor, as the corners of a stair.
 
     >>> x, y = profile(np.array([1.0, 4.0, np.inf, 1.0]), 10.0)
     >>> x.tolist(), y.tolist()
-    ([1.0, 4.0, 10.0], [0.5, 0.75, 0.75])
+    ([1.0, 4.0, 4.0, 10.0], [0.5, 0.5, 0.75, 0.75])
     """
     solved = np.sort(own[np.isfinite(own)])
-    x = np.unique(np.concatenate([[1.0], solved, [last]]))
-    return x, np.searchsorted(solved, x, side="right") / own.size
+    at = np.unique(np.concatenate([[1.0], solved]))
+    share = np.searchsorted(solved, at, side="right") / own.size
+    return np.append(np.repeat(at, 2)[1:], last), np.repeat(share, 2)
 
 
 @FIGURES("winners")
@@ -185,7 +186,11 @@ def winners(standings: Standings) -> Drawing:
 def _scales(ax: Axes, known: np.ndarray, lowest: bool) -> None:
     """Steps on a log axis that has a 0, and an objective that falls far on a log axis, from above nothing to 1e-8."""
     ax.set_xscale("symlog", linthresh=1)
-    ax.set_xlim(left=0)
+    last = ax.get_xlim()[1]
+    powers = [10**power for power in range(0, 1 + math.floor(math.log10(max(last, 1))))]
+    ax.set_xticks([0, *powers], ["0", *map(str, powers)])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(0, last)
     if lowest:
         positive = known[known > 0]
         if positive.size and positive.max() >= WIDE_RATIO * positive.min():

@@ -59,6 +59,12 @@ assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
     assert imported(code + later.format(name=name), "torch._decomp") == ["torch._decomp"]
 
 
+def test_a_training_without_torch_leaves_the_next_one_its_own() -> None:
+    """Several trainings in one process, as of a hundred fresh seeds: the first may need no torch."""
+    code = LEAN.format(rule="adam", device="cpu").replace("import torch", "pass")
+    assert imported(f"{code}\nimport torch", "torch._decomp") == ["torch._decomp"]
+
+
 def test_a_published_bert_is_built_in_a_training_job() -> None:
     code = LEAN.format(rule="adam", device="cpu")
     assert imported(f"{code}\nimport workflow.lib.papers.ib.deep.bert", "transformers") == ["transformers"]

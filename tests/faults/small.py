@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.conftest import ROOT
 from workflow.lib import rooms, stages
-from workflow.lib.plan.model import Paper, block_name
+from workflow.lib.plan.model import Paper, block_seeds
 
 # By the name of a setting: its small value, where the experiment has that setting.
 _SMALL: dict[str, Any] = {
@@ -92,18 +92,21 @@ def paper(
     return rooms.load_paper(name, {"experiments": changes})
 
 
-def run(of: Paper, folder: Path) -> Iterator[str]:
-    """Generate, train and measure every experiment; yields the name of what is done."""
+def run(of: Paper, folder: Path, seeds_per_job: int | None = None) -> Iterator[str]:
+    """Generate, train and measure every experiment, by default with all seeds in one job; yields what is done."""
     for experiment in of.experiments.values():
-        block, numbers = block_name(0, experiment.seeds - 1), range(experiment.seeds)
-        data, runs = folder / f"{experiment.name}.npz", folder / "runs" / experiment.name
-        stages.generate(experiment, numbers, data)
-        for label in sorted(experiment.optimizers, key=lambda label: len(experiment.before(label))):
-            stem = runs / label / block
-            start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
-            outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
-            stages.train(experiment, label, numbers, data, *outputs, start=start[0] if start else None)
-        stages.measure(experiment, [data], runs, [block], folder / "metrics" / f"{experiment.name}.parquet")
+        blocks = experiment.blocks(seeds_per_job or experiment.seeds)
+        data = [folder / "data" / experiment.name / f"{block}.npz" for block in blocks]
+        runs = folder / "runs" / experiment.name
+        for block, made in zip(blocks, data, strict=True):
+            numbers = block_seeds(block)
+            stages.generate(experiment, numbers, made)
+            for label in sorted(experiment.optimizers, key=lambda label: len(experiment.before(label))):
+                stem = runs / label / block
+                start = [runs / before / f"{block}.safetensors" for before in experiment.before(label)[-1:]]
+                outputs = stem.with_suffix(".parquet"), stem.with_suffix(".safetensors")
+                stages.train(experiment, label, numbers, made, *outputs, start=start[0] if start else None)
+        stages.measure(experiment, data, runs, blocks, folder / "metrics" / f"{experiment.name}.parquet")
         yield experiment.name
 
 

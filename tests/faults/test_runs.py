@@ -169,7 +169,7 @@ def test_seeds_that_diverged(
     for experiment in of.experiments.values():
         runs, block = tmp_path / "runs" / experiment.name, f"0-{experiment.seeds - 1}"
         table = tmp_path / "metrics" / f"{experiment.name}.parquet"
-        stages.measure(experiment, [tmp_path / f"{experiment.name}.npz"], runs, [block], table)
+        stages.measure(experiment, [tmp_path / "data" / experiment.name / f"{block}.npz"], runs, [block], table)
     captions, _ = shown(of, tmp_path)
     schematic = {"fig1"} if name == "ntp" else set()
     for figure in set(captions) - schematic:

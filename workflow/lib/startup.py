@@ -77,7 +77,8 @@ def without_shapes_alone(rule: str, device: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[_SHAPES_ALONE]
-        sys.meta_path.insert(0, _Later())
+        if "torch" in sys.modules:  # a training that needs none may have one in its process that does
+            sys.meta_path.insert(0, _Later())
 
 
 class _Later(MetaPathFinder, Loader):

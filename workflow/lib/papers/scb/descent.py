@@ -141,7 +141,9 @@ class Descent:
     def record(self, step: int) -> None:
         """Record the state after `step` steps."""
         found = self.problem.metrics(self.attention, self.value)
-        found["training_loss"] = np.mean(self._losses, axis=0) if self._losses else np.full(len(self.free), np.nan)
+        # Added one after another: np.mean adds those of a single seed in another order.
+        total = sum(self._losses, np.zeros(len(self.free)))
+        found["training_loss"] = total / len(self._losses) if self._losses else np.full(len(self.free), np.nan)
         self._losses.clear()
         self.steps.append(step)
         for name, values in found.items():

@@ -77,9 +77,9 @@ def train(
 def _trace(arrays: Arrays, data: Mapping[int, Arrays], kept: np.ndarray, logits: np.ndarray) -> Trace:
     trace = Trace(data)
     columns = Columns({name: values[0] for name, values in arrays.items()})  # the same for all seeds
-    with np.errstate(invalid="ignore"):
-        error = columns(logits.transpose(3, 0, 1, 2).reshape(3, -1, logits.shape[2])).error
-    trace.record_run({"mean_error": error.mean(axis=1).reshape(logits.shape[:2])}, kept)
+    with np.errstate(invalid="ignore"):  # seed by seed, so that no number hangs on how many there are
+        errors = [columns(one.transpose(2, 0, 1)).error.mean(axis=1) for one in logits]
+    trace.record_run({"mean_error": np.array(errors)}, kept)
     return trace
 
 

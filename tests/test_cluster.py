@@ -25,6 +25,7 @@ def test_every_rule_with_a_command_has_an_environment() -> None:
             assert ("shell:" in rule) <= ("../../envs/" in rule), (path.name, rule.split(":")[0])
 
 
+@pytest.mark.slow
 def test_runs_that_ask_for_a_gpu_have_the_rule_for_it() -> None:
     optimizers = {0: 0, 1: 0}
     for experiment in experiments():

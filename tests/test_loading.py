@@ -116,6 +116,7 @@ def test_numbers_that_no_plan_explains(results: Path) -> None:
         load("ntp", results).figure("fig2")
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_the_user_s_own_has_to_be_beside_the_notebook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ print(opened.settings(opened.experiments[0]), opened.figure("fig1"))
 """
 
 
+@pytest.mark.slow
 def test_a_paper_of_the_user_s_own(tmp_path: Path) -> None:
     rooms = ROOT / "examples" / "own-project" / "rooms"
     command = [sys.executable, "-c", OWN, str(rooms), str(tmp_path)]

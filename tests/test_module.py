@@ -92,6 +92,7 @@ def served(project: Path, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("where", ["git+file://{project}/workflow/Snakefile@v1", "github"])
+@pytest.mark.slow
 def test_a_module_in_a_git_repository(tmp_path: Path, where: str) -> None:
     project = committed(tmp_path)
     source = f'"{where.format(project=project)}"'
@@ -105,6 +106,7 @@ def test_a_module_in_a_git_repository(tmp_path: Path, where: str) -> None:
     assert (tmp_path / "caller" / DATA).exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_a_module_is_told(tmp_path: Path) -> None:
     module = f'module figures:\n    snakefile: "{ROOT / SNAKEFILE}"\n    config: config\n\nuse rule * from figures\n'
     (tmp_path / "workflow").mkdir()
@@ -161,6 +163,7 @@ PYTHONPATH="$PYTHONPATH:{packages}" exec "{python}" -S "$@"
 """
 
 
+@pytest.mark.slow
 def test_a_job_in_a_container_finds_code_and_data(tmp_path: Path) -> None:
     """Neither the project's folder nor an installation of it is in the image or in the folder of the run."""
     import numpy

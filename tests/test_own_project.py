@@ -22,6 +22,7 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_draws_both_and_follows_edits(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project") / EXAMPLE
     run(project)

@@ -41,6 +41,7 @@ def test_one_job_at_a_time_has_the_gpu(tmp_path: Path, bound: tuple[str, ...], f
 
 
 @pytest.mark.parametrize("where", ["in the project", "elsewhere"])
+@pytest.mark.slow
 def test_snakemake_finds_workflow_and_profile(tmp_path: Path, where: str) -> None:
     named = [] if where == "in the project" else ["--snakefile", str(ROOT / SNAKEFILE)]
     command = [sys.executable, "-m", "snakemake", "-n", *named, "results/ntp/figures/fig1.pdf"]

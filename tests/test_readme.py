@@ -31,6 +31,7 @@ def block(name: str) -> str:
     return re.sub(r"^    ", "", lines[0], flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
     """From the text of the README to a drawn figure: two files, one command."""
     for name in ("my_optimizers.py", "heavy_ball.yaml"):

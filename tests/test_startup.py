@@ -37,7 +37,6 @@ def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None
 
 LEAN = """
 from workflow.lib import startup
-from workflow.lib.__main__ import end
 startup.begin_training()
 with startup.without_shapes_alone({rule!r}, {device!r}):
     import torch
@@ -48,6 +47,7 @@ PARTS = ("torch._meta_registrations", *startup._AFTER_IT, "torch._dynamo")
 
 
 @pytest.mark.parametrize("name", PARTS)
+@pytest.mark.slow
 def test_a_training_s_torch_comes_without_shapes_alone_and_takes_them_up_later(name: str) -> None:
     code = LEAN.format(rule="torch.optim.Adam", device="cpu")
     assert imported(code, "torch", "torch._decomp") == ["torch"]
@@ -59,18 +59,21 @@ assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
     assert imported(code + later.format(name=name), "torch._decomp") == ["torch._decomp"]
 
 
+@pytest.mark.slow
 def test_a_training_without_torch_leaves_the_next_one_its_own() -> None:
     """Several trainings in one process, as of a hundred fresh seeds: the first may need no torch."""
     code = LEAN.format(rule="adam", device="cpu").replace("import torch", "pass")
     assert imported(f"{code}\nimport torch", "torch._decomp") == ["torch._decomp"]
 
 
+@pytest.mark.slow
 def test_a_published_bert_is_built_in_a_training_job() -> None:
     code = LEAN.format(rule="adam", device="cpu")
     assert imported(f"{code}\nimport workflow.lib.papers.ib.deep.bert", "transformers") == ["transformers"]
 
 
 @pytest.mark.parametrize(("rule", "device"), [("mine.optimizers.Adam", "cpu"), ("ngd", "cuda")])
+@pytest.mark.slow
 def test_rules_from_elsewhere_and_gpus_get_all_of_torch(rule: str, device: str) -> None:
     assert imported(LEAN.format(rule=rule, device=device), "torch._decomp") == ["torch._decomp"]
 

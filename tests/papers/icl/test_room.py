@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workflow.lib import rooms, stages
+from workflow.lib.papers.icl.prompts import metrics
 from workflow.lib.plan.model import block_name
 from workflow.lib.tables import read_traces
 
@@ -78,6 +79,14 @@ def judge(folder, paper):
     return pd.read_csv(folder / "claims.csv")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_samples():
+    """Of the sampling that checks the closed form of the loss; a default run takes all of it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metrics, "RAW_SAMPLES", 2000)
+        yield
+
+
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     folder = tmp_path_factory.mktemp("icl")
@@ -97,6 +106,7 @@ def test_short_runs_draw_every_figure_and_optimizer(short):
         assert drawn or "mine" in caption
 
 
+@pytest.mark.slow
 def test_short_runs_judge_every_claim(short):
     folder, paper = short
     assert set(rooms.claims("icl")) == set(paper.claims)
@@ -116,6 +126,7 @@ def test_short_runs_judge_every_claim(short):
         assert verdicts.loc[f"icl.{name}", "verdict"] == "not measured"
 
 
+@pytest.mark.slow
 def test_the_csv_is_the_picture(short):
     folder, paper = short
     draw(folder, paper, "fig2")

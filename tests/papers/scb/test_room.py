@@ -348,6 +348,7 @@ print(loss.hex(), *(kept.tobytes().hex() for kept in slopes))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_compiles_sums_like_one_that_loads(tmp_path: Path) -> None:
     """To the last bit, so that the first run after an install is every run."""
     with_cache = {**environment(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}

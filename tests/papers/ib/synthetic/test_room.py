@@ -578,6 +578,7 @@ def short_paper(request: pytest.FixtureRequest) -> tuple[Metrics, dict[str, Expe
 
 
 @pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.slow
 def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
     metrics, experiments = short_paper
     drawn_ones = rooms.load_paper("ib").figure(figure).experiments
@@ -599,6 +600,7 @@ def test_rates_have_a_column_for_each_experiment(short_paper: tuple[Metrics, dic
 
 
 @pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.slow
 def test_rules_of_ones_own_are_drawn(figure: str) -> None:
     """Two rules more in every experiment: each is in the figure, or the caption says that it is not."""
     mine: dict[str, Any] = {

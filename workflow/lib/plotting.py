@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogFormatter, LogLocator, NullLocator
 
 from workflow.lib.contract import Drawing
 from workflow.lib.drawn import Role, Table
@@ -430,12 +430,17 @@ def _spread(values: np.ndarray, middle: Middle) -> tuple[np.ndarray, np.ndarray,
 
 
 def _sparse(axis: Axis) -> None:
-    """At most five labelled powers on a log axis that spans several, and no ticks between them."""
+    """At most five labelled powers on a log axis that spans several, and no ticks between them; within one, numbers."""
     locator = axis.get_major_locator()
     low, high = sorted(axis.get_view_interval())
-    if axis.get_scale() == "log" and type(locator) is LogLocator and low > 0 and high / low > 1e3:
+    if axis.get_scale() != "log" or type(locator) is not LogLocator or low <= 0:
+        return
+    if high / low > 1e3:
         axis.set_major_locator(LogLocator(numticks=6))
         axis.set_minor_locator(NullLocator())
+    elif high / low < 10 and low > 1e-3 and high < 1e4:
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter())
 
 
 def _place(ax: Axes) -> tuple[float, ...]:

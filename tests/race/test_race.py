@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import layout
 from tests.conftest import ROOT, job_counts, snakemake
-from workflow.lib import identity, rooms
+from workflow.lib import identity, plotting, rooms
 from workflow.lib.cli import main
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
@@ -237,3 +238,30 @@ def test_the_leaderboard_goes_into_the_documentation(tmp_path: Path) -> None:
     assert all((tmp_path / "race" / f"{name}.png").is_file() for name in figures.TITLES)
     assert main(["leaderboard", "--race", str(tmp_path / "race"), "--page", str(page)]) == 0
     assert page.read_text() == text
+
+
+def test_the_pictures_of_the_whole_race_can_be_read(tmp_path: Path) -> None:
+    """All problems and rules as shipped, and one refused; made-up runs, among them lost and diverged ones."""
+    planned = rooms.make_race(rooms.make_plan({"race": ["tests.race.entrants.Refusing"]}))
+    draws = np.random.default_rng(0)
+    refused = planned.refusals(rooms.room)
+    for name, problem in planned.problems.items():
+        (target,) = problem.section["target"]["value"].values()
+        for rule in planned.rules:
+            if (name, rule) in refused:
+                continue
+            steps = np.geomspace(1, 1000, 30).round().astype(int)
+            values = target * np.exp(draws.normal(size=(3, 1)) + np.linspace(1, -6, 30) * draws.uniform(-0.2, 1))
+            reached = draws.choice([NEVER, 1.0, 30.0, 700.0], 3)
+            end = np.where(draws.random(3) < 0.1, NEVER, values[:, -1])
+            made = Entrant(0.1, end, reached, 1000, 0.1, (steps, values))
+            path = standings.place(tmp_path, name, rule)
+            running.write(path, Pair((made, made), made, 2, False), identity.of_pair(planned.only(name, rule)))
+    found = standings.gather(planned, tmp_path)
+    faults = {}
+    with plotting.look():
+        for name, draw in figures.FIGURES.items():
+            drawing = draw(found)
+            plotting.finished(drawing.figure)
+            faults[name] = layout.faults(drawing.figure)
+    assert faults == dict.fromkeys(figures.FIGURES, [])

@@ -56,14 +56,14 @@ def matrix(standings: Standings) -> Drawing:
                     place = (drawn[j, i] - image.norm.vmin) / (image.norm.vmax - image.norm.vmin)
                     red, green, blue, _ = image.cmap(place)
                     light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5  # what is read best on this colour
-                    style = {"ha": "center", "va": "center", "fontsize": 6, "color": "black" if light else "white"}
+                    style = {"ha": "center", "va": "center", "fontsize": 7, "color": "black" if light else "white"}
                     ax.text(i, j, _short(number(row)), **style)
         for told, places in marks.items():
             sheet.points(ax, called, told, *np.array(places, dtype=float).T, role="mark", **_MARKS[told])
         ax.set_yticks(range(len(rules)), [_look(rule, rules).name for rule in rules])
         ax.set_title(title)
         ax.tick_params(length=0)
-    sheet.panels[-1, 0].set_xticks(range(len(problems)), problems, rotation=35, ha="right")
+    sheet.panels[-1, 0].set_xticks(range(len(problems)), problems, rotation=90)
     sheet.letter(sheet.panels[:, 0])
     sheet.legend(columns=4)
     return sheet.drawing(facts(standings))

@@ -240,6 +240,7 @@ def test_the_leaderboard_goes_into_the_documentation(tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_whole_race_can_be_read(tmp_path: Path) -> None:
     """All problems and rules as shipped, and one refused; made-up runs, among them lost and diverged ones."""
     planned = rooms.make_race(rooms.make_plan({"race": ["tests.race.entrants.Refusing"]}))
@@ -264,4 +265,4 @@ def test_the_pictures_of_the_whole_race_can_be_read(tmp_path: Path) -> None:
             drawing = draw(found)
             plotting.finished(drawing.figure)
             faults[name] = layout.faults(drawing.figure)
-    assert faults == dict.fromkeys(figures.FIGURES, [])
+    assert faults == {name: [] for name in figures.FIGURES}

@@ -229,6 +229,16 @@ def test_seeds_are_cut_into_blocks(tmp_path: Path) -> None:
     assert job_counts(done.stdout + done.stderr)["train"] == 3 * len(PLAN.paper("ntp").experiments)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_trainings_ask_for_memory_by_seed_and_for_more_on_a_gpu(tmp_path: Path, device: str) -> None:
+    needs = PLAN.paper("ib").experiment("vit_mnist").settings.needs()
+    assert needs.memory(4) == needs.memory(2) + 2 * needs.seed_mb
+    assert needs.memory(2, "cuda") == needs.memory(2) + needs.cuda_mb
+    target = "results/ib/runs/vit_mnist/sgd/0-1.parquet"
+    planned = snakemake(tmp_path, "-n", target, "--config", f"device={device}").stdout
+    assert f"mem_mb={needs.memory(2, device)}," in planned.split("rule train_on_gpu:")[1]
+
+
 def test_lint_is_clean(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--lint", check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -195,8 +195,8 @@ def _scales(ax: Axes, known: np.ndarray, lowest: bool) -> None:
         positive = known[known > 0]
         if positive.size and positive.max() >= WIDE_RATIO * positive.min():
             ax.set_yscale("log")
-            # Below are numbers that say nothing more about the race; above, what diverges.
-            ax.set_ylim(max(positive.min(), 1e-8 * positive.max(), 1e-10), None)
+            # What lies below says nothing more about the race.
+            ax.set_ylim(max(0.5 * positive.min(), 1e-8 * positive.max()), 3 * positive.max())
 
 
 def _look(rule: str, rules: Sequence[str]) -> Look:
@@ -239,7 +239,11 @@ def facts(standings: Standings) -> dict[str, Any]:
                  sorted(wins.items(), key=lambda item: -item[1])],
         "unsolved": [p for p in race.problems if all(math.isnan(row.behind) for row in standings.column(p))],
         "at_once": [p for p in race.problems if any(row.behind == 1 and row.steps <= 1 for row in standings.column(p))],
-        "edges": [f"{row.rule} on {row.problem} ({row.lr:g})" for row in ran if row.edge],
+        "edges": [
+            f"on {p} {', '.join(f'{row.rule} ({row.lr:g})' for row in standings.column(p) if row.edge)}"
+            for p in race.problems
+            if any(row.edge for row in standings.column(p))
+        ],
         "extended": sum(row.added > 0 for row in ran),
         "pairs": len(ran),
         "refused": [f"{row.rule} on {row.problem}: {row.reason}" for row in rows if row.status != RAN],

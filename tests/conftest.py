@@ -35,7 +35,7 @@ def stage(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
 
 def python(module: str, *arguments: str, cwd: Path, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python -m <module> <arguments>` with a project's library; of this one, from a process that has loaded it."""
-    if project == ROOT and hasattr(os, "fork"):
+    if project == ROOT and sys.platform == "linux":  # elsewhere libraries may not bear to be forked
         return forks.run(module, list(arguments), environment(ROOT), cwd)
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment(project), cwd=cwd)

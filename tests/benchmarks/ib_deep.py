@@ -46,7 +46,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
             f"ib {name}, {SEEDS} seeds, {epochs * examples // settings.batch_size} steps of SGD, per step and seed",
             plain=plainly,
             fast=lambda e=experiment, d=data: train(e, e.optimizers["sgd"], d, Job()),
-            floor=2.8,
+            floor=2.6,
             plain_units=steps,
             fast_units=steps,
             repeats=2 if quick else 3,

@@ -167,7 +167,8 @@ class _Panels:
         about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
         title = f"{'extra: ' if extra else ''}{facts['model']}\n{about}"
         if facts["at_chance"] and not extra:
-            title += f"\nat chance to the end: {', '.join(facts['at_chance'])}; the caption says why"
+            title += f"\nat chance to the end: {', '.join(facts['at_chance'])}"
+            title += "; the caption says why" if facts["needed"] and facts["at_chance"] == ["SGD"] else ""
         self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4, title=title)
         self.sheet.letter()
         return self.sheet.drawing(facts)
@@ -208,6 +209,7 @@ def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict
         "at_chance": [n for n in final if final[n]["test_accuracy"][1] <= share + 0.05],
         "lowest": _lowest(metrics, name, {label: look[label].name for label in labels}),
         "below_sgd": order[: order.index("SGD")] if "SGD" in order else None,
+        "longer": LONGER in labels,
         "equal_length": _equal_length(metrics, name, labels),
         "needed": _needed(metrics, name, labels),
         "masked": _masked(metrics, experiment),

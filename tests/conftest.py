@@ -18,24 +18,30 @@ SNAKEFILE = Path("workflow", "Snakefile")
 
 
 def snakemake(
-    directory: Path, *arguments: str, project: Path = ROOT, check: bool = True
+    directory: Path, *arguments: str, project: Path = ROOT, check: bool = True, anew: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake on a project's Snakefile with all outputs under `directory`."""
     command = ["--snakefile", str(project / SNAKEFILE), "--directory", str(directory), *arguments]
-    done = python("snakemake", *command, cwd=directory, project=project)
+    done = python("snakemake", *command, cwd=directory, project=project, anew=anew)
     if check and done.returncode != 0:
         pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return done
 
 
-def stage(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def stage(*arguments: str, cwd: Path = ROOT, anew: bool = False) -> subprocess.CompletedProcess[str]:
     """Run `python -m workflow.lib <arguments>`."""
-    return python("workflow.lib", *arguments, cwd=cwd)
+    return python("workflow.lib", *arguments, cwd=cwd, anew=anew)
 
 
-def python(module: str, *arguments: str, cwd: Path, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `python -m <module> <arguments>` with a project's library; of this one, from a process that has loaded it."""
-    if project == ROOT and sys.platform == "linux":  # elsewhere libraries may not bear to be forked
+def python(
+    module: str, *arguments: str, cwd: Path, project: Path = ROOT, anew: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m <module> <arguments>` with a project's library.
+
+    It runs in a fork of a process that has loaded this one's; `anew`, in a process whose CPU seconds count, start and
+    all, among those of this one's children.
+    """
+    if not anew and project == ROOT and sys.platform == "linux":  # elsewhere libraries may not bear to be forked
         return forks.run(module, list(arguments), environment(ROOT), cwd)
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment(project), cwd=cwd)

@@ -57,7 +57,7 @@ def _job(
     files = ["--data", "data.npz", "--trace", "trace.parquet", "--parameters", "parameters.safetensors"]
 
     def run() -> None:
-        done = stage("train", *told, *files, cwd=folder)
+        done = stage("train", *told, *files, cwd=folder, anew=True)
         assert done.returncode == 0, done.stderr
 
     return run

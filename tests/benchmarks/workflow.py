@@ -22,7 +22,7 @@ def tables(quick: bool) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        snakemake(Path(folder), "--cores", "2")
+        snakemake(Path(folder), "--cores", "2", anew=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         results = Path(folder, "results")
         jobs = budget.costs(results)

@@ -9,8 +9,9 @@ import sys
 # a drawing an eighth of its time.
 gc.set_threshold(50_000, 10, 10)
 
-from workflow.lib import costs  # noqa: E402
+from workflow.lib import costs, orphans  # noqa: E402
 from workflow.lib.cli import main  # noqa: E402
+from workflow.lib.files import JOB  # noqa: E402
 
 JOBS = ("fetch", "generate", "train", "measure", "draw", "judge", "gather", "page", "race", "standings")
 
@@ -29,6 +30,8 @@ def end(status: int) -> None:
 
 
 if __name__ == "__main__":
+    if snakemake := os.environ.get(JOB):
+        orphans.end_with(int(snakemake))
     status = main()
     if status == 0 and sys.argv[1] in JOBS:
         print(costs.so_far(sys.argv[1]), file=sys.stderr)

@@ -22,7 +22,8 @@ Arrays = dict[str, np.ndarray]
 IDENTITY = "identity"
 _SUM = "crc32"
 REMAKE = "delete it and run snakemake again"
-# Set in the workflow's jobs: what they read was made by the workflow, which makes again what is missing.
+# Set in the workflow's jobs, to the number of the process that started them: what they read was made by the workflow,
+# which makes again what is missing.
 JOB = "WORKFLOW_JOB"
 _BROKEN = ".broken"
 

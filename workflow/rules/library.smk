@@ -80,9 +80,7 @@ def python(wildcards, threads):
     """
     command = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
     rooms = f"OWN_ROOMS={shlex.quote(os.path.abspath(plan.rooms))} " if plan.rooms else ""
-    return (
-        f"{rooms}WORKFLOW_JOB=1 PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
-    )
+    return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
 
 
 ROOT = str(project_folder(workflow.current_basedir))

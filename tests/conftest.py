@@ -59,6 +59,20 @@ def environment(project: Path) -> dict[str, str]:
     return {**own, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
 
 
+def jobs_at_work(directory: Path, stage: str) -> list[int]:
+    """The process ids of the jobs of a stage that run in a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_text().split("\0")
+            here = Path(os.readlink(process / "cwd")) == directory.resolve()
+        except OSError:
+            continue
+        if here and arguments[1:4] == ["-m", "workflow.lib", stage]:
+            found.append(int(process.name))
+    return found
+
+
 def job_counts(output: str) -> dict[str, int]:
     """The table 'Job stats' of a (dry) run: rule -> number of jobs."""
     table = output.split("Job stats:")[1].split("\n\n")[0]

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, SNAKEFILE, environment
+from tests.conftest import ROOT, SNAKEFILE, environment, jobs_at_work
 from tests.faults import small
 from workflow.lib.plan import jobs
 from workflow.lib.plan.model import Paper, block_name
@@ -202,14 +202,8 @@ def test_a_killed_job_of_a_run_is_told(tmp_path: Path) -> None:
     command = run(tmp_path)
     try:
         while command.poll() is None:
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    arguments = (process / "cmdline").read_text().split("\0")
-                    here = Path(os.readlink(process / "cwd")) == tmp_path.resolve()
-                except OSError:
-                    continue
-                if here and arguments[1:4] == ["-m", "workflow.lib", "draw"]:
-                    os.kill(int(process.name), signal.SIGKILL)
+            for process in jobs_at_work(tmp_path, "draw"):
+                os.kill(process, signal.SIGKILL)
             time.sleep(0.01)
     finally:
         told, _ = command.communicate()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, snakemake
+from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, jobs_at_work, snakemake
 from tests.slurm.cluster import ACCOUNT, FOLDER, TrialCluster, Unavailable, install, parse_fields
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -293,14 +293,7 @@ def training_process(directory: Path) -> int:
     found: list[int] = []
 
     def look() -> bool:
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                arguments = (process / "cmdline").read_text().split("\0")
-                here = Path(os.readlink(process / "cwd")) == directory.resolve()
-            except OSError:
-                continue
-            if here and arguments[1:4] == ["-m", "workflow.lib", "train"]:
-                found.append(int(process.name))
+        found.extend(jobs_at_work(directory, "train"))
         return bool(found)
 
     wait(look, 120, "a training job to run")

@@ -72,11 +72,11 @@ def reached(metrics: Metrics, experiment: Experiment, label: str) -> tuple[np.nd
     Returns:
         Twice shape (seeds,); NaN at the end for a seed that diverged, and in the steps for one that did not get there.
     """
-    goal, found = experiment.goal, worst(metrics, experiment, label)
+    found = worst(metrics, experiment, label)
     if not found.steps.size:
         nothing = np.full(len(found.seeds), np.nan)
         return nothing, nothing
-    there = found.values < goal.number if goal.above is None else found.values > goal.number
+    there = experiment.goal.met(found.values)
     end = found.final().copy()
     for index in metrics.indices(experiment.name, "diverged_at", label):
         end[~np.isnan(metrics.value(experiment.name, "diverged_at", label, index=index))] = np.nan
@@ -108,7 +108,7 @@ def worst(metrics: Metrics, experiment: Experiment, label: str) -> Curve:
             f"{metric} of {label} in {experiment.name} was not recorded at the same steps throughout"
         )
     stack = np.stack([curve.values for curve in curves])
-    values = stack.max(axis=0) if experiment.goal.above is None else stack.min(axis=0)
+    values = stack.max(axis=0) if experiment.goal.low else stack.min(axis=0)
     return Curve(curves[0].seeds, curves[0].steps, values)
 
 
@@ -253,7 +253,7 @@ def _objective(experiment: Experiment) -> str:
 
 
 def _target(experiment: Experiment) -> str:
-    return f"{'below' if experiment.goal.above is None else 'above'} {experiment.goal.number:g}"
+    return f"{'below' if experiment.goal.low else 'above'} {experiment.goal.number:g}"
 
 
 def _maps(first: Experiment, series: dict[str, list[Point]], axes: Sequence[_Axis]) -> Sheet:
@@ -330,7 +330,7 @@ def _facts(
         values = ", ".join(f"{axis.name} = {_told(value)}" for axis, value in zip(axes, point.values, strict=True))
         return f"{label}, {values}" if len(series) > 1 else values
 
-    sign = -1 if first.goal.below is not None else 1
+    sign = -1 if first.goal.low else 1
     sound = [(label, point) for label, point in points if not np.isnan(point.end).any()]
     best = max(sound, key=lambda found: sign * float(np.median(found[1].end)), default=None)
     soon = [(label, point) for label, point in points if not np.isnan(point.steps).any()]

@@ -111,6 +111,11 @@ class Problem(Model):
         }
         return Paper.read(room, {"experiments": {self.name: section}}).experiment(self.name)
 
+    @property
+    def goal(self) -> sweeps.Target:
+        """When its objective counts as reached."""
+        return checked(sweeps.Target, self.section["target"]["value"], f"{NAME}.problems.{self.name}.target")
+
     def base(self, room_of: Callable[[str], Room]) -> Experiment:
         """The problem without any rule's entry."""
         return self.entered(room_of(self.paper), {}, judging=False)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from workflow.lib.errors import UserError
@@ -80,6 +81,15 @@ class Target(Model):
         """The number alone."""
         (number,) = (end for end in (self.above, self.below) if end is not None)
         return number
+
+    @property
+    def low(self) -> bool:
+        """Whether a low objective is a good one."""
+        return self.below is not None
+
+    def met(self, values: np.ndarray) -> np.ndarray:
+        """Where values of the objective reach it; of their shape, never at NaN."""
+        return values < self.number if self.low else values > self.number
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class _Track:
         self.problem, self.rule, self.hyperparameters = problem, rule, hyperparameters
         self.room = rooms.room(problem.paper)
         first = self._experiment(problem.lrs[:1], judging=False)
-        self.lowest = first.goal.below is not None
+        self.lowest = first.goal.low
         self._data: dict[bool, dict[int, Arrays]] = {}
         self._starts: dict[tuple[bool, str], Run] = {}
         with startup.without_shapes_alone(rule, "cpu"):
@@ -185,8 +185,7 @@ def settled(curve: Curve, goal: Target) -> np.ndarray:
 
     A step that only passes through the target, as one of a rule that is about to diverge may, does not count.
     """
-    there = curve.values < goal.number if goal.above is None else curve.values > goal.number
-    stays = np.logical_and.accumulate(there[:, ::-1], axis=1)[:, ::-1]
+    stays = np.logical_and.accumulate(goal.met(curve.values)[:, ::-1], axis=1)[:, ::-1]
     if not curve.steps.size:
         return np.full(len(curve.seeds), np.nan)
     return np.where(stays.any(axis=1), curve.steps[stays.argmax(axis=1)], np.nan)

@@ -94,7 +94,7 @@ class Standings:
 
     def lowest(self, problem: str) -> bool:
         """Whether a low objective of a problem is a good one."""
-        return "below" in self.race.problem(problem).section["target"]["value"]
+        return self.race.problem(problem).goal.low
 
     def column(self, problem: str) -> list[Row]:
         """The rows of a problem, in the order of the rules."""
@@ -125,7 +125,7 @@ def gather(race: Race, folder: Path) -> Standings:
     }
     rows = {}
     for name, problem in race.problems.items():
-        lowest = "below" in problem.section["target"]["value"]
+        lowest = problem.goal.low
         own = {rule: pairs[name, rule] for rule in race.rules if (name, rule) in pairs}
         fastest = min((middle(pair.judged.steps) for pair in own.values()), default=math.inf)
         for rule in race.rules:

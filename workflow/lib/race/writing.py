@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 from workflow.lib import costs, plotting, stages
 from workflow.lib.errors import UserError
@@ -89,8 +90,8 @@ def _line(found: Standings, rule: str) -> tuple[tuple[float, float, str], str]:
     """A rule's line, with what lines are sorted by."""
     rows = [found.rows[name, rule] for name in found.race.problems]
     ran = [row for row in rows if row.status == RAN]
-    behind = sorted(row.behind for row in rows if not math.isnan(row.behind))
-    middle = (behind[(len(behind) - 1) // 2] + behind[len(behind) // 2]) / 2 if behind else math.inf
+    behind = [row.behind for row in rows if not math.isnan(row.behind)]
+    middle = median(behind) if behind else math.inf
     wins = sum(row.behind == 1 for row in rows)
     untuned = sum(row.grid_reached for row in ran) / len(ran) if ran else 0.0
     cells = [f"`{rule}`", f"{len(behind)} of {len(rows)}", str(wins), f"{middle:.3g}" if behind else "–",

@@ -43,40 +43,49 @@ class LocalAttention(nn.Module):
     """Multi-head self-attention in which no token attends to itself, with one learned temperature.
 
     Weights are softmax(exp(tau) q k^T) with the diagonal left out; exp(tau) starts at K^(-1/2).
+
+    Tokens are compared and mixed as they are, because q k^T = x (W_q^T W_k) x^T, and because what is mixed may pass the
+    maps of values and outputs afterwards, as one map. No key and no value is formed: where K is D, as in the full net,
+    that is half of the products, and all heads of an image share one.
     """
 
     def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.norm = nn.LayerNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.log_temperature = nn.Parameter(torch.tensor(-0.5 * math.log(dim_head)))
+        self.dropout = nn.Dropout(dropout)
         self.out = nn.Sequential(nn.Linear(heads * dim_head, dim), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, queries: int) -> Tensor:
         """What the first tokens receive: (B, T, D) -> (B, queries, D)."""
-        query, key, value, others = self._heads(x, queries)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=others, dropout_p=dropout, scale=1.0)
-        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return projected
+        x = self.norm(x)
+        shares = self.dropout(self._shares(x, queries))
+        mixed = torch.bmm(shares.flatten(1, 2), x).view(len(x), queries, -1)
+        to_value = self._maps()[2]  # (H, K, D)
+        linear, dropout = self.out
+        to_out = linear.weight.view(-1, *to_value.shape[:2]).permute(1, 0, 2)  # (H, D, K)
+        outputs = torch.bmm(to_out, to_value).permute(1, 0, 2).flatten(1)  # (D, H D)
+        received: Tensor = dropout(F.linear(mixed, outputs, linear.bias))
+        return received
 
     def class_weights(self, x: Tensor) -> Tensor:
         """The attention of the class token: (B, T, D) -> (B, H, T)."""
-        query, key, _, others = self._heads(x, 1)
-        return (query @ key.transpose(2, 3) + others)[:, :, 0].softmax(-1)
+        return self._shares(self.norm(x), 1)[:, 0]
 
-    def _heads(self, x: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Scaled queries (B, H, queries, K), keys and values (B, H, T, K), and -inf where nobody looks (queries, T)."""
-        x = self.norm(x)
-        width = self.query_key_value.out_features // 3
-        to_query, to_rest = torch.split(self.query_key_value.weight, [width, 2 * width])
-        query = F.linear(x[:, :queries], to_query).view(len(x), queries, self.heads, -1).transpose(1, 2)
-        rest = F.linear(x, to_rest).view(*x.shape[:2], 2, self.heads, -1)
-        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
-        others = torch.zeros(queries, x.shape[1], dtype=query.dtype, device=x.device).fill_diagonal_(-math.inf)
-        return query * self.log_temperature.exp(), key, value, others
+    def _maps(self) -> Tensor:
+        """Of queries, keys and values, (3, H, K, D)."""
+        return self.query_key_value.weight.view(3, self.heads, -1, self.query_key_value.in_features)
+
+    def _shares(self, x: Tensor, queries: int) -> Tensor:
+        """Of all tokens in what the first of them receive: (B, T, D) -> (B, queries, H, T)."""
+        to_query, to_key, _ = self._maps()
+        compare = torch.bmm(to_key.transpose(1, 2), to_query * self.log_temperature.exp()).flatten(0, 1)  # (H D, D)
+        asked = F.linear(x[:, :queries], compare).view(len(x), -1, x.shape[2])
+        scores = torch.bmm(asked, x.transpose(1, 2)).view(len(x), queries, self.heads, -1)
+        itself = torch.eye(queries, x.shape[1], dtype=torch.bool, device=x.device).unsqueeze(1)
+        return scores.masked_fill(itself, -math.inf).softmax(-1)
 
 
 class ViT(nn.Module):

@@ -96,7 +96,7 @@ def copy_weights(fast: nn.Module, plain: PlainViT) -> None:
         for mine, theirs in zip(plain.attentions, fast.attentions, strict=True):
             mine.norm.load_state_dict(theirs.norm.state_dict())
             mine.log_temperature.copy_(theirs.log_temperature)
-            mine.out.load_state_dict(theirs.out[0].state_dict())
+            mine.out.load_state_dict(theirs.out.state_dict())
             heads = len(mine.queries)
             parts = theirs.query_key_value.weight.view(3, heads, -1, theirs.query_key_value.in_features)
             for kind, part in zip((mine.queries, mine.keys, mine.values), parts, strict=True):

@@ -100,9 +100,10 @@ class Submitter:
         return output
 
     def jobs(self) -> list[dict[str, str]]:
-        """All jobs that sacct knows, with the rule that Snakemake writes into the comment."""
+        """All jobs of the cluster, with the rule that Snakemake writes into the comment."""
         fields = "JobID,Partition,State,ReqMem,AllocTRES,Comment,Account"
-        rows = self.cluster.run("sacct", "-X", "-P", "-n", f"--format={fields}").splitlines()
+        # Without a time, sacct leaves out what ended before the last midnight.
+        rows = self.cluster.run("sacct", "-X", "-P", "-n", "-S", "now-2days", f"--format={fields}").splitlines()
         return [dict(zip(fields.split(","), row.split("|"), strict=True)) for row in rows]
 
 

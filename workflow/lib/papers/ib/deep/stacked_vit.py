@@ -129,7 +129,7 @@ class _Block:
         self.look = Linear(parameters, f"{one}.query_key_value", f"{one}.norm")
         self.temperature = parameters.weights[f"{one}.log_temperature"].view(-1, 1, 1)
         self.temperature_gradient = parameters.gradients[f"{one}.log_temperature"].view(-1, 1, 1)
-        self.out = Linear(parameters, f"{one}.out.0")
+        self.out = Linear(parameters, f"{one}.out")
         self.widen = Linear(parameters, f"{two}.1", f"{two}.0")
         self.narrow = Linear(parameters, f"{two}.4")
         self.linears = (self.look, self.out, self.widen, self.narrow)

@@ -56,7 +56,7 @@ class LocalAttention(nn.Module):
         self.query_key_value = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.log_temperature = nn.Parameter(torch.tensor(-0.5 * math.log(dim_head)))
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Sequential(nn.Linear(heads * dim_head, dim), nn.Dropout(dropout))
+        self.out = nn.Linear(heads * dim_head, dim)
 
     def forward(self, x: Tensor, queries: int) -> Tensor:
         """What the first tokens receive: (B, T, D) -> (B, queries, D)."""
@@ -64,10 +64,9 @@ class LocalAttention(nn.Module):
         shares = self.dropout(self._shares(x, queries))
         mixed = torch.bmm(shares.flatten(1, 2), x).view(len(x), queries, -1)
         to_value = self._maps()[2]  # (H, K, D)
-        linear, dropout = self.out
-        to_out = linear.weight.view(-1, *to_value.shape[:2]).permute(1, 0, 2)  # (H, D, K)
+        to_out = self.out.weight.view(-1, *to_value.shape[:2]).permute(1, 0, 2)  # (H, D, K)
         outputs = torch.bmm(to_out, to_value).permute(1, 0, 2).flatten(1)  # (D, H D)
-        received: Tensor = dropout(F.linear(mixed, outputs, linear.bias))
+        received: Tensor = self.dropout(F.linear(mixed, outputs, self.out.bias))
         return received
 
     def class_weights(self, x: Tensor) -> Tensor:

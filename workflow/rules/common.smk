@@ -19,8 +19,14 @@ if plan.container:
 
     # A container sees the folder of the run; the code and the official files may lie elsewhere.
     for _variable in ("APPTAINER_BIND", "SINGULARITY_BIND"):
-        _bound = [os.environ.get(_variable), ROOT, *map(os.path.abspath, filter(None, [plan.data_dir, plan.rooms]))]
-        os.environ[_variable] = ",".join(dict.fromkeys(filter(None, ",".join(filter(None, _bound)).split(","))))
+        _bound = [
+            os.environ.get(_variable),
+            ROOT,
+            *map(os.path.abspath, filter(None, [plan.data_dir, plan.rooms])),
+        ]
+        os.environ[_variable] = ",".join(
+            dict.fromkeys(filter(None, ",".join(filter(None, _bound)).split(",")))
+        )
 
 
 wildcard_constraints:
@@ -40,7 +46,11 @@ def planned(wildcards):
 def entry_of(paper, experiment=None):
     """An experiment of the plan, or the paper where none is named."""
     with exit_on_user_error():
-        return plan.paper(paper).experiment(experiment) if experiment else plan.paper(paper)
+        return (
+            plan.paper(paper).experiment(experiment)
+            if experiment
+            else plan.paper(paper)
+        )
 
 
 def handed(part, *names):
@@ -56,11 +66,20 @@ def handed(part, *names):
     def hand(paper, experiment, *arguments):
         with exit_on_user_error():
             section = part(entry_of(paper, experiment), *arguments)
-            name = "-".join([part.__name__.removeprefix("for_"), *filter(None, [experiment, *arguments])])
+            name = "-".join(
+                [
+                    part.__name__.removeprefix("for_"),
+                    *filter(None, [experiment, *arguments]),
+                ]
+            )
             return jobs.hand(folder.format(paper=paper), name, section)
 
     def path(wildcards):
-        return hand(wildcards.paper, wildcards.get("experiment"), *(wildcards[name] for name in names))
+        return hand(
+            wildcards.paper,
+            wildcards.get("experiment"),
+            *(wildcards[name] for name in names),
+        )
 
     return path
 
@@ -77,12 +96,18 @@ def data_place(wildcards):
 
 def experiment_datasets(wildcards):
     """The manifests of the real data sets that an experiment reads."""
-    return [f"results/datasets/{name}.json" for name in planned(wildcards).settings.downloads()]
+    return [
+        f"results/datasets/{name}.json"
+        for name in planned(wildcards).settings.downloads()
+    ]
 
 
 def experiment_data(wildcards):
     """The data files of all blocks of an experiment."""
-    return [f"results/{wildcards.paper}/data/{wildcards.experiment}/{block}.npz" for block in blocks(wildcards)]
+    return [
+        f"results/{wildcards.paper}/data/{wildcards.experiment}/{block}.npz"
+        for block in blocks(wildcards)
+    ]
 
 
 def experiment_runs(wildcards):
@@ -110,7 +135,11 @@ def metric_tables(wildcards):
     """The metric tables of the experiments that a figure draws, or of all that claims know where none is named."""
     with exit_on_user_error():
         paper = planned(wildcards)
-        names = paper.figure(wildcards.figure).experiments if "figure" in wildcards.keys() else paper.claimed
+        names = (
+            paper.figure(wildcards.figure).experiments
+            if "figure" in wildcards.keys()
+            else paper.claimed
+        )
     return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
 
 
@@ -141,11 +170,21 @@ def numbers_labels(wildcards):
 
 def paper_figures(*papers):
     """All figure files of some papers, and the tables of the points that sweeps draw."""
-    figures = [(paper, figure) for paper in papers for figure in plan.paper(paper).figures.values()]
-    drawn = [
-        f"results/{paper}/figures/{f.name}.{kind}" for paper, f in figures for kind in ("pdf", "png", "csv", "json")
+    figures = [
+        (paper, figure)
+        for paper in papers
+        for figure in plan.paper(paper).figures.values()
     ]
-    return drawn + [f"results/{paper}/metrics/{f.name}.csv" for paper, f in figures if f.drawing in GENERAL]
+    drawn = [
+        f"results/{paper}/figures/{f.name}.{kind}"
+        for paper, f in figures
+        for kind in ("pdf", "png", "csv", "json")
+    ]
+    return drawn + [
+        f"results/{paper}/metrics/{f.name}.csv"
+        for paper, f in figures
+        if f.drawing in GENERAL
+    ]
 
 
 def page_code():
@@ -161,7 +200,10 @@ def data_code(wildcards):
     """A digest of the library files behind the data of an experiment."""
     experiment = planned(wildcards)
     # Data sets are imported by name, which import statements do not show.
-    read = [f"workflow.lib.datasets.{name.replace('-', '_')}" for name in experiment.settings.downloads()]
+    read = [
+        f"workflow.lib.datasets.{name.replace('-', '_')}"
+        for name in experiment.settings.downloads()
+    ]
     return code_digest(f"{rooms.package(experiment)}.data", *read)
 
 
@@ -217,7 +259,12 @@ def events(wildcards, threads):
 
     It asks for `threads` so that no finished job runs again to be watched (see `python`).
     """
-    parts = (wildcards.paper, wildcards.experiment, wildcards.optimizer, wildcards.seeds)
+    parts = (
+        wildcards.paper,
+        wildcards.experiment,
+        wildcards.optimizer,
+        wildcards.seeds,
+    )
     return ["results/events/" + "/".join(parts)] if plan.tensorboard else []
 
 
@@ -228,8 +275,12 @@ def needs(what):
         experiment = planned(wildcards)
         asked = experiment.settings.needs()
         if what == "mem_mb":
-            return attempt * asked.memory(len(block_seeds(wildcards.seeds)), training_device(wildcards))
-        if what == "runtime":  # points of a sweep that share a job run one after another
+            return attempt * asked.memory(
+                len(block_seeds(wildcards.seeds)), training_device(wildcards)
+            )
+        if (
+            what == "runtime"
+        ):  # points of a sweep that share a job run one after another
             return asked.runtime * len(experiment.job(wildcards.optimizer))
         return getattr(asked, what)
 

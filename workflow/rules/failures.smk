@@ -8,7 +8,8 @@ def told(job):
     """Whether a job that failed says why in its log."""
     logs = [pathlib.Path(path) for path in job.log]
     return any(
-        "error: " in text.lower() for text in (log.read_text("utf-8", "replace") for log in logs if log.exists())
+        "error: " in text.lower()
+        for text in (log.read_text("utf-8", "replace") for log in logs if log.exists())
     )
 
 

@@ -32,16 +32,22 @@ def project_folder(rules):
     git = [
         "git",
         "--git-dir",
-        subprocess.check_output(["git", "-C", repository, "rev-parse", "--absolute-git-dir"], text=True).strip(),
+        subprocess.check_output(
+            ["git", "-C", repository, "rev-parse", "--absolute-git-dir"], text=True
+        ).strip(),
     ]
-    commit = subprocess.check_output([*git, "rev-parse", f"{ref}^{{commit}}"], text=True).strip()
+    commit = subprocess.check_output(
+        [*git, "rev-parse", f"{ref}^{{commit}}"], text=True
+    ).strip()
     # In the folder of the run, which every machine and container with a job sees.
     place = pathlib.Path(".snakemake", "projects", commit).absolute()
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as new:
             archive = subprocess.check_output([*git, "archive", commit])
-            tarfile.open(fileobj=io.BytesIO(archive)).extractall(f"{new}/project", filter="data")
+            tarfile.open(fileobj=io.BytesIO(archive)).extractall(
+                f"{new}/project", filter="data"
+            )
             try:
                 os.rename(f"{new}/project", place)
             except OSError:
@@ -52,7 +58,11 @@ def project_folder(rules):
 
 def load_library(root):
     """Import this project's package `workflow`, and no other of that name."""
-    missing = [name for name in ("numpy", "pydantic", "yaml") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("numpy", "pydantic", "yaml")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
         sys.exit(
             f"error: {sys.executable}: planning needs {', '.join(missing)} beside snakemake. Install them there (the jobs' "
@@ -60,7 +70,9 @@ def load_library(root):
         )
     loaded = sys.modules.get("workflow")
     if loaded is None:
-        spec = importlib.util.spec_from_file_location("workflow", f"{root}/workflow/__init__.py")
+        spec = importlib.util.spec_from_file_location(
+            "workflow", f"{root}/workflow/__init__.py"
+        )
         loaded = sys.modules["workflow"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded)
     places = [str(pathlib.Path(place).resolve()) for place in loaded.__path__]
@@ -78,14 +90,22 @@ def python(wildcards, threads):
     Like all functions here that ask for `threads`: Snakemake takes such a parameter for no reason to run again, so that
     a project can be moved.
     """
-    command = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
-    rooms = f"OWN_ROOMS={shlex.quote(os.path.abspath(plan.rooms))} " if plan.rooms else ""
+    command = (
+        "python"
+        if workflow.deployment_settings.deployment_method
+        else shlex.quote(sys.executable)
+    )
+    rooms = (
+        f"OWN_ROOMS={shlex.quote(os.path.abspath(plan.rooms))} " if plan.rooms else ""
+    )
     return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
 
 
 ROOT = str(project_folder(workflow.current_basedir))
 if {"{", "}"} & set(ROOT):
-    sys.exit(f"error: {ROOT}: snakemake takes braces for wildcards. Move the project to a path without them.")
+    sys.exit(
+        f"error: {ROOT}: snakemake takes braces for wildcards. Move the project to a path without them."
+    )
 load_library(ROOT)
 # Snakemake puts the folder of each Snakefile there; this one's `lib` is not for other Snakefiles.
 sys.path[:] = [place for place in sys.path if place != f"{ROOT}/workflow"]

@@ -38,6 +38,9 @@ onsuccess:
 
         written = page.refresh(pathlib.Path("results"), list(plan.papers))
         if written:
-            print(f"Open {written.resolve().as_uri()} to read figures, claims and settings.", file=sys.stderr)
+            print(
+                f"Open {written.resolve().as_uri()} to read figures, claims and settings.",
+                file=sys.stderr,
+            )
     except Exception as error:  # the run itself has succeeded
         print(f"The page could not be written: {error}", file=sys.stderr)

@@ -17,7 +17,11 @@ def race_pairs(wildcards):
     with exit_on_user_error():
         refused = raced().refusals(rooms.room)
     pairs = [(problem, rule) for problem in raced().problems for rule in raced().rules]
-    return [f"results/race/runs/{problem}/{rule}.json" for problem, rule in pairs if (problem, rule) not in refused]
+    return [
+        f"results/race/runs/{problem}/{rule}.json"
+        for problem, rule in pairs
+        if (problem, rule) not in refused
+    ]
 
 
 def race_handed(name, section):
@@ -30,7 +34,8 @@ def race_handed_pair(wildcards):
     """The file with one pair."""
     with exit_on_user_error():
         return race_handed(
-            f"{wildcards.problem}-{wildcards.entrant}", raced().only(wildcards.problem, wildcards.entrant)
+            f"{wildcards.problem}-{wildcards.entrant}",
+            raced().only(wildcards.problem, wildcards.entrant),
         )
 
 
@@ -45,7 +50,9 @@ def race_code(wildcards):
         package = rooms.package(raced().problem(wildcards.problem).base(rooms.room))
         brought = optim.files(wildcards.entrant)
     return code_digest(
-        "workflow.lib.race.running", *(f"{package}.{part}" for part in ("data", "training", "metrics")), *brought
+        "workflow.lib.race.running",
+        *(f"{package}.{part}" for part in ("data", "training", "metrics")),
+        *brought,
     )
 
 
@@ -69,6 +76,10 @@ def race_needs(what):
         if what == "runtime":
             return runs * asked.runtime
         # Twice that of a training: what one run leaves is not all given back before the next.
-        return attempt * 2 * asked.memory(max(protocol.tuning_seeds, protocol.judging_seeds))
+        return (
+            attempt
+            * 2
+            * asked.memory(max(protocol.tuning_seeds, protocol.judging_seeds))
+        )
 
     return needed

@@ -58,7 +58,9 @@ def sheet(label: str = "NGD", scale: float = 1.0) -> Sheet:
     drawn.bars(marks, "bars", "accuracy", [0, 1], [0.5, 1], [0.4, 0.9], [0.6, 1], label="accuracy")
     drawn.points(marks, "bars", "each", [0, 1], [0.55, 0.95], marker="^", label="each seed")
     marks.set_xticks([0, 1], ["seen", "unseen"])
-    drawn.heat(heat, "attention", "model", np.arange(6.0).reshape(2, 3))
+    image = drawn.heat(heat, "attention", "model", np.arange(6.0).reshape(2, 3))
+    bar = drawn.figure.colorbar(image, ax=heat, label="share")
+    bar.set_ticks([0, 5], labels=["1", "≥ 10"])
     heat.set(xticks=np.arange(3), xticklabels=np.arange(3) + 1)  # labels that are no texts yet
     drawn.record("scheme", "token", [0], [0], ax=schematic)
     schematic.set_axis_off()

@@ -158,6 +158,8 @@ def test_what_a_chart_holds(hostile: Path) -> None:
     assert loss["y"]["label"] == "‖<i>W</i>‖<sub><i>F</i></sub>"
     assert bars["x"]["ticks"] == [[0.0, "seen"], [1.0, "unseen"]]
     assert heat["series"][0]["z"] == [[0, 1, 2], [3, 4, 5]]
+    bar = heat["series"][0]["heat"]["bar"]
+    assert (bar["label"], bar["ticks"]) == ("share", [[0.0, "1"], [5.0, "≥ 10"]])
     assert chart["elsewhere"]
 
 

@@ -23,6 +23,7 @@ from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogFormatter, LogLocator, NullLocator
@@ -116,7 +117,7 @@ class _Entry:
     opacity: float = 1.0
     marker: str = ""
     rows: int = 0
-    scale: tuple[float, float, str] | None = None  # of a heat map: its ends and its colour map
+    image: AxesImage | None = None  # of a heat map
 
     @property
     def strokes(self) -> list[float]:
@@ -213,7 +214,7 @@ class Sheet:
                 opacity=style.get("alpha") or 1.0,
                 marker=str(style.get("marker") or ""),
                 rows=rows,
-                scale=style.get("scale"),
+                image=style.get("image"),
             )
         )
 
@@ -307,9 +308,8 @@ class Sheet:
             image = ax.imshow(matrix, **{"aspect": "auto", "interpolation": "nearest", **style})
         ax.grid(False)
         rows, columns = np.indices(matrix.shape)
-        low, high = image.get_clim()
-        flat, scale = matrix.ravel(), (low, high, image.get_cmap().name)
-        self.record(panel, series, columns.ravel(), rows.ravel(), flat, flat, ax=ax, kind="heat", scale=scale, **known)
+        flat = matrix.ravel()
+        self.record(panel, series, columns.ravel(), rows.ravel(), flat, flat, ax=ax, kind="heat", image=image, **known)
         return image
 
     def legend(
@@ -393,7 +393,7 @@ class Sheet:
                     "width": float(entry.width),
                     "opacity": float(entry.opacity),
                     "marker": entry.marker,
-                    **({} if entry.scale is None else {"heat": _heat_colours(*entry.scale)}),
+                    **({} if entry.image is None else {"heat": _heat_colours(entry.image)}),
                 }
                 for (entry, ax), name in zip(placed, names, strict=True)
             ],
@@ -492,6 +492,12 @@ def _names(entries: Sequence[_Entry]) -> Iterator[str]:
         yield found or entry.series
 
 
-def _heat_colours(low: float, high: float, name: str) -> Mapping[str, Any]:
-    shades = colormaps[name](np.linspace(0, 1, 9))
-    return {"low": float(low), "high": float(high), "colors": [colors.to_hex(shade) for shade in shades]}
+def _heat_colours(image: AxesImage) -> Mapping[str, Any]:
+    """The ends of the scale, nine of its colours, and what is written on the colour bar where there is one."""
+    limits = image.get_clim()
+    shades = image.get_cmap()(np.linspace(0, 1, 9))
+    found = {"low": float(limits[0]), "high": float(limits[1]), "colors": [colors.to_hex(shade) for shade in shades]}
+    if image.colorbar is None:
+        return found
+    bar = image.colorbar.ax
+    return {**found, "bar": _axis(bar.yaxis if image.colorbar.orientation == "vertical" else bar.xaxis, limits)}

@@ -153,7 +153,9 @@ def _series(series: Mapping[str, Any], numbers: np.ndarray, panel: Mapping[str, 
     if series.get("opacity", 1) < 1:
         found["opacity"] = series["opacity"]
     if series["kind"] == "heat":
-        return {**found, "heat": series["heat"], "z": _matrix(numbers)}
+        heat = series["heat"]
+        bar = {"bar": _axis(heat["bar"])} if "bar" in heat else {}
+        return {**found, "heat": {**heat, **bar}, "z": _matrix(numbers)}
     shown = numbers if series["kind"] == "bars" else thinned(numbers, panel["x"]["scale"] == "log")
     x, y, low, high = (_rounded(column) for column in shown.T)
     ends = {"low": low, "high": high} if any(end is not None for end in low) else {}

@@ -4,7 +4,8 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const coarse = matchMedia("(pointer: coarse)").matches;
   const SYMBOLS = { o: "circle", s: "square", "^": "triangle-up", v: "triangle-down", D: "diamond", d: "diamond-tall",
-    P: "cross", X: "x", x: "x-thin-open", "*": "star", "<": "triangle-left", ">": "triangle-right", h: "hexagon", p: "pentagon" };
+    P: "cross", X: "x", x: "x-thin-open", "*": "star", "<": "triangle-left", ">": "triangle-right", h: "hexagon", p: "pentagon",
+    _: "line-ew-open", "|": "line-ns-open" };
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // Colours are made for white paper: on a dark one, dark colours are mixed with white.
@@ -42,7 +43,7 @@
     const at = placed || (log ? (value) => (value > 0 ? Math.log10(value) : null) : (value) => value);
     const layout = { title: { text: axis.label, standoff: 6, font: { size: 13 } }, type: log ? "log" : "linear", nticks: log ? 4 : 6, automargin: true,
       gridcolor: style("--grid"), linecolor: style("--soft"), zeroline: false, exponentformat: "power", minexponent: 5,
-      tickfont: { size: 12 }, tickangle: 0 };
+      tickfont: { size: 12 }, tickangle: own && axis.ticks ? "auto" : 0 };
     if (own && axis.limits && axis.limits.every((end) => !log || end > 0)) layout.range = axis.limits.map(at);
     if (own && axis.ticks) Object.assign(layout, { tickmode: "array", tickvals: axis.ticks.map(([place]) => (placed ? placed(place) : place)),
       ticktext: axis.ticks.map(([, label]) => label) });
@@ -51,13 +52,26 @@
 
   const told = (value) => (value === null || value === undefined ? "–" : String(+value.toPrecision(4)).replace("-", "−"));
 
+  // What a column or row of a heat map is called: its tick, or, between ticks that count, its number.
+  const named = (axis, place, otherwise) => {
+    const found = (axis.ticks || []).find(([at]) => at === place);
+    const counted = (axis.ticks || []).map(([at, label]) => label - at).find(Number.isFinite);
+    const word = found ? found[1] : place + (counted === undefined ? 1 : counted);
+    return axis.label || Number.isNaN(+word) ? `${axis.label} ${word}`.trim() : `${otherwise} ${word}`;
+  };
+
+  const heatmap = (series, panel) => {
+    const { low, high, colors, bar } = series.heat;
+    const text = series.z.map((row, j) => row.map((value, i) => `${named(panel.x, i, "column")}, ${named(panel.y, j, "row")}: <b>${told(value)}</b>`));
+    const written = bar ? { title: { text: bar.label, side: "right", font: { size: 12 } },
+      ...(bar.ticks ? { tickmode: "array", tickvals: bar.ticks.map(([place]) => place), ticktext: bar.ticks.map(([, label]) => label) } : {}) } : {};
+    return { type: "heatmap", z: series.z, zmin: low, zmax: high, colorscale: colors.map((color, at) => [at / (colors.length - 1), color]),
+      colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 11 }, ...written }, text, hovertemplate: `${series.told}<br>%{text}<extra></extra>` };
+  };
+
   const tracesOf = (series, x, y, state) => {
+    if (series.kind === "heat") return [heatmap(series, state.panel)];
     const look = { color: rgb(series.color, series.opacity) };
-    if (series.kind === "heat") {
-      const { low, high, colors } = series.heat;
-      return [{ type: "heatmap", z: series.z, zmin: low, zmax: high, colorscale: colors.map((color, at) => [at / (colors.length - 1), color]),
-        colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 11 } }, hovertemplate: "column %{x}, row %{y}: %{z:.4g}<extra></extra>" }];
-    }
     const ranged = series.low ? series.low.map((low, at) => (low === series.high[at] ? "" : ` (${told(low)} to ${told(series.high[at])})`)) : null;
     const fewer = series.shown < series.rows ? `<br>${series.shown} of ${series.rows} points are shown` : "";
     const text = series.x.map((value, at) => `${told(value)}: <b>${told(series.y[at])}</b>${ranged ? ranged[at] : ""}`);
@@ -68,7 +82,7 @@
       return [{ ...trace, type: "bar", textposition: "none", width: series.width_of_bars, marker: look, ...(series.low && state.bands ? { error_y: errors() } : {}) }];
     }
     if (series.kind === "points") {
-      const marker = { ...look, size: 8, symbol: SYMBOLS[series.marker] || "circle", line: { width: series.marker === "x" ? 2 : 0, color: look.color } };
+      const marker = { ...look, size: 8, symbol: SYMBOLS[series.marker] || "circle", line: { width: ["x", "_", "|"].includes(series.marker) ? 2 : 0, color: look.color } };
       return [{ ...trace, type: "scatter", mode: "markers", marker, ...(series.low && state.bands ? { error_y: errors() } : {}) }];
     }
     const width = Math.max(1.2, 1.5 * series.width);
@@ -99,7 +113,7 @@
     const ends = reach(panel, "x", x, state.x), heights = reach(panel, "y", y, state.y);
     const bars = [...new Set(panel.series.filter((series) => series.kind === "bars").flatMap((series) => series.x))].sort((a, b) => a - b);
     const gap = Math.min(1, ...bars.slice(1).map((value, at) => value - bars[at]));
-    const traces = shown.flatMap((series) => tracesOf({ ...series, width_of_bars: 0.9 * gap }, x, y, { ...state, ends, heights }));
+    const traces = shown.flatMap((series) => tracesOf({ ...series, width_of_bars: 0.9 * gap }, x, y, { ...state, ends, heights, panel }));
     const layout = { xaxis: x.layout, yaxis: y.layout, margin: { l: 48, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest",
       barmode: "overlay", dragmode: coarse ? false : "zoom", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", color: style("--ink") }, uirevision: `${state.x}|${state.y}|${state.turn}`,

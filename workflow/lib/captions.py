@@ -12,8 +12,9 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from workflow.lib.errors import UserError
+from workflow.lib.plan import reading
 from workflow.lib.plan.evidence import Setting
-from workflow.lib.plan.model import Experiment, Paper
+from workflow.lib.plan.model import GENERAL, Experiment, Paper
 
 MEANINGS = {
     "paper": "read in the paper",
@@ -25,22 +26,58 @@ MEANINGS = {
 }
 
 
-def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = ()) -> str:
+# Settings of yours that a caption lists; its tables have the others.
+_LISTED = 8
+
+
+def changed(paper: Paper, figure: str) -> list[str]:
+    """Which settings behind a figure the user changed, as `experiment.setting = value`.
+
+    How many seeds there are is told by the text; an optimizer that stands beside the shipped ones changes none of them.
+    """
+    drawn = paper.figure(figure)
+    names = () if drawn.drawing in GENERAL else drawn.experiments
+    return [change for name in names for change in _changed(paper, paper.experiment(name))]
+
+
+def _changed(paper: Paper, experiment: Experiment) -> list[str]:
+    mine = {name: setting for name, setting in experiment.sourced() if setting.source == "user"}
+    if not mine:
+        return []
+    entries = reading.shipped(paper.name)["experiments"].values()
+    beside = set(experiment.optimizers).difference(*(entry["optimizers"] for entry in entries))
+    return [
+        f"{experiment.name}.{name} = {setting.value}"
+        for name, setting in mine.items()
+        if name.rpartition(".")[0] not in beside
+    ]
+
+
+def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = (), changed: Sequence[str] = ()) -> str:
     """What a figure's caption says, in reStructuredText.
 
     Args:
-        template: a Jinja text; the facts are its variables, and a missing one is an error.
+        template: a Jinja text; the facts are its variables, and a missing one is an error. `shipped` is true where
+            nothing was changed: what holds of the shipped settings alone is said there and nowhere else.
         facts: measured by the drawing function; shown as text, whatever they hold.
         diverged: which of the runs drawn diverged and where, told where the template does not speak of it.
+        changed: the settings that the user changed, told before all else.
     """
     # reStructuredText needs no HTML escapes, but escapes of its own.
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
-        told = environment.from_string(template.read_text(encoding="utf-8")).render(**_plain(facts)).strip()
+        told = (
+            environment.from_string(template.read_text(encoding="utf-8"))
+            .render(shipped=not changed, **_plain(facts))
+            .strip()
+        )
     except OSError:
         raise
     except Exception as error:  # whatever the expressions of a template raise
         raise UserError(f"{template}: is not a template of this figure's caption ({error})") from error
+    if changed:
+        more = f"; and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""
+        told = f"**With settings of yours:** {'; '.join(_plain(list(changed[:_LISTED])))}{more}.\n\n{told}"
     if diverged and "iverged" not in told:
         told += f"\n\nDiverged, and left out from there: {'; '.join(_plain(list(diverged)))}."
     # Numbers that diverged or shortened runs do not have.
@@ -54,23 +91,31 @@ def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = ())
 
 def render(text: str, paper: Paper, figure: str) -> str:
     """The caption as the report shows it: heading, text, and every setting with its source."""
-    drawn = paper.figure(figure)
-    heading = f"**{_escaped(f'{paper.title} ({paper.authors}; {paper.venue}), {figure}: {drawn.title}')}**"
-    tables = [_settings_table(experiment) for experiment in _shown(paper, figure)]
+    heading = f"**{_escaped(f'{paper.title} ({paper.authors}; {paper.venue}), {figure}: {_title(paper, figure)}')}**"
+    tables = [_settings_table(paper, experiment) for experiment in _shown(paper, figure)]
     return "\n\n".join([heading, text, *tables]) + "\n"
 
 
 def described(text: str, paper: Paper, figure: str) -> dict[str, Any]:
     """The same for programs: figure, paper, caption, and the experiments with every setting."""
-    drawn = paper.figure(figure)
     head = {"name": paper.name, "title": paper.title, "authors": paper.authors, "venue": paper.venue}
     return {
         "figure": figure,
-        "title": drawn.title,
+        "title": _title(paper, figure),
         "paper": head,
         "caption": text,
-        "experiments": [_experiment(experiment) for experiment in _shown(paper, figure)],
+        "experiments": [_experiment(paper, experiment) for experiment in _shown(paper, figure)],
     }
+
+
+def _title(paper: Paper, figure: str) -> str:
+    """The title, which may speak of settings that the user changed."""
+    return paper.figure(figure).title + (", with settings of yours" if changed(paper, figure) else "")
+
+
+def _about(paper: Paper, experiment: Experiment) -> str:
+    """What an experiment is about, which may speak of such settings, too."""
+    return experiment.about + (", with settings of yours" if _changed(paper, experiment) else "")
 
 
 def _shown(paper: Paper, figure: str) -> list[Experiment]:
@@ -86,21 +131,21 @@ def _shown(paper: Paper, figure: str) -> list[Experiment]:
     return [first.model_copy(update={"given": given, "name": first.sweep.of})]
 
 
-def _experiment(experiment: Experiment) -> dict[str, Any]:
+def _experiment(paper: Paper, experiment: Experiment) -> dict[str, Any]:
     settings = [("seeds", experiment.given["seeds"]), *experiment.sourced()]
     return {
         "name": experiment.name,
-        "about": experiment.about,
+        "about": _about(paper, experiment),
         "optimizers": {label: optimizer.rule for label, optimizer in experiment.optimizers.items()},
         "settings": [{"setting": name, **setting.model_dump(mode="json")} for name, setting in settings],
     }
 
 
-def _settings_table(experiment: Experiment) -> str:
+def _settings_table(paper: Paper, experiment: Experiment) -> str:
     found = list(experiment.sourced())
     used = {setting.source for _, setting in found}
     lines = [
-        f"Settings of *{experiment.name}* ({_escaped(experiment.about)}; seeds: {experiment.seeds})",
+        f"Settings of *{experiment.name}* ({_escaped(_about(paper, experiment))}; seeds: {experiment.seeds})",
         "",
         ".. list-table::",
         "   :header-rows: 1",

@@ -15,7 +15,7 @@ from workflow.lib import costs, identity, rooms, startup
 from workflow.lib.contract import Drawing, Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
-from workflow.lib.plan.model import Experiment, Paper, block_seeds
+from workflow.lib.plan.model import GENERAL, Experiment, Paper, block_seeds
 from workflow.lib.runs import DATA, Trace
 
 
@@ -188,7 +188,8 @@ def write_drawing(drawing: Drawing, paper: Paper, figure: str, template: Path, o
         with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
             drawing.figure.set_layout_engine(None)
     drawing.table.write_csv(outputs["csv"])
-    text = captions.text(drawing.template or template, drawing.facts, drawing.diverged)
+    own = captions.changed(paper, figure)
+    text = captions.text(drawing.template or template, drawing.facts, drawing.diverged, own)
     write_text(outputs["caption"], captions.render(text, paper, figure))
     if "description" in outputs:
         described = {**captions.described(text, paper, figure), **description}
@@ -212,7 +213,13 @@ def drawn(paper: Paper, figure: str, metrics: Mapping[str, Path]) -> Drawing:
             raise NotRecordedError("no run recorded anything that it shows")
     except NotRecordedError as error:
         found = undrawn.drawing(loaded, experiments, str(error))
-    lost = [loaded.divergence(e.name, label) for e in experiments for label in loaded.optimizers(e.name)]
+    series = set(found.table["series"])
+    lost = [
+        loaded.divergence(e.name, label)
+        for e in experiments
+        for label in loaded.optimizers(e.name)
+        if label in series or entry.drawing in GENERAL or not loaded.ends(e.name, label).any()
+    ]  # a figure leaves out what would have a line in it; what was lost at the start has none
     return replace(found, diverged=tuple(filter(None, lost)))
 
 

@@ -17,6 +17,7 @@ from workflow.lib.papers.ntp.claims import NGD
 from workflow.lib.papers.ntp.published import PANELS, readings
 from workflow.lib.papers.ntp.settings import Strings, TwoStage, TwoStageOptions, learning_rates
 from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import BLUE, MEDIUM, RED, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
@@ -197,13 +198,15 @@ def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
         metrics.value(run.name, f"norm_{name}_target") for run, name in ((two_stage, "value"), (long_run, "key_query"))
     ]
     sizes = [learning_rates(run.optimizers[_judged(run)])[stage] for stage, run in enumerate((two_stage, long_run))]
-    laws = [-size / np.median(norm) for size, norm in zip(sizes, targets, strict=True)]
+    steady = all(_steady(run.optimizers[_judged(run)]) for run in (two_stage, long_run))
+    laws = [-size / np.median(norm) for size, norm in zip(sizes, targets, strict=True)] if steady else []
     _bands(sheet, loss_ov, "loss_ov", metrics, two_stage, "loss_ov")
     _bands(sheet, loss, "loss", metrics, long_run, "loss", lambda c, label: _over_floor(metrics, long_run, c, label))
     first = _main(metrics, two_stage, "loss_ov")
     second = _over_floor(metrics, long_run, _main(metrics, long_run, "loss"), _judged(long_run))
-    _law(sheet, loss_ov, "loss_ov", first, laws[0], r"slope $-\eta_0/\|W_{ov}^*\|$", (1 / 2, 1))
-    _law(sheet, loss, "loss", second, laws[1], r"slope $-\eta/\|W_{kq}^*\|$", (1 / 6, 2 / 3))
+    if laws:
+        _law(sheet, loss_ov, "loss_ov", first, laws[0], r"slope $-\eta_0/\|W_{ov}^*\|$", (1 / 2, 1))
+        _law(sheet, loss, "loss", second, laws[1], r"slope $-\eta/\|W_{kq}^*\|$", (1 / 6, 2 / 3))
     loss_ov.set(yscale="log", title="stage 1: loss", ylabel="$L_0$, mean (nats)")
     loss.set(yscale="log", title="stage 2: loss over its floor", ylabel="$L -$ floor (nats)")
     slopes = [
@@ -212,13 +215,19 @@ def extra_rates(metrics: Metrics, two_stage: Runs, long_run: Runs) -> Drawing:
     ]
     for ax in sheet.panels.ravel():
         ax.set_xlabel("$t$ (steps)")
-        ax.legend(handles=ax.get_lines()[-1:], loc="lower left", frameon=True, edgecolor="none", framealpha=0.8)
+        if laws or ax not in (loss_ov, loss):
+            ax.legend(handles=ax.get_lines()[-1:], loc="lower left", frameon=True, edgecolor="none", framealpha=0.8)
     sheet.letter()
     rules = looks(long_run).values()
     sheet.legend(4, *(sheet.sample(rule.name, color=rule.color, linestyle=rule.dash) for rule in rules), only=True)
     facts = {"slopes": slopes, "laws": laws, **_facts(metrics, long_run)}
     facts["loss_slopes"] = [_late(first, 1 / 2, 1), _late(second, 1 / 6, 1 / 3)]
     return sheet.drawing(facts)
+
+
+def _steady(optimizer: Optimizer[TwoStageOptions]) -> bool:
+    """Whether these are normalised steps of one length, of which the laws speak."""
+    return optimizer.rule == "ngd" and not optimizer.hyperparameters["decay"]
 
 
 def _late(curve: Curve, first: float, last: float) -> float:

@@ -22,7 +22,9 @@ from workflow.lib.papers.scb.naming import (
     median,
     right_support,
     seeds_of,
+    steps_told,
 )
+from workflow.lib.papers.scb.settings import Bigram
 from workflow.lib.plotting import WIDE, Sheet, shades
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Metrics
@@ -57,7 +59,6 @@ def _facts(metrics: Metrics, experiment: Runs, found: Mapping[str, Look]) -> dic
         "right": int(right.sum()),
         "wrong_seeds": chosen(seeds, ~right),
         "switch_step": experiment.settings.boosting_steps,
-        "minimum_correlation": experiment.settings.minimum_correlation,
         "finals": finals,
         "diverged": _diverged(metrics, experiment, found),
     }
@@ -130,7 +131,8 @@ def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
     """Distances with the printed steps, and with steps ten times as large; every seed."""
     sheet = Sheet(2, 2, size=(WIDE, 5.7), sharex=True)
     found = looks_of(printed, tenfold, without=OTHER_READINGS)
-    for row, experiment, told in zip(sheet.panels, (printed, tenfold), ("printed steps", "steps × 10"), strict=True):
+    steps = steps_told(printed, tenfold)
+    for row, experiment, told in zip(sheet.panels, (printed, tenfold), steps, strict=True):
         right = right_support(metrics, experiment)
         for ax, metric in zip(row, DISTANCES, strict=True):
             _distances(sheet, ax, f"{metric}, {told}", metrics, experiment, metric, found)
@@ -150,9 +152,23 @@ def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
     facts = {
         "printed": _facts(metrics, printed, {k: v for k, v in found.items() if k in printed.optimizers}),
         "left_out": [n for n in OTHER_READINGS if n in printed.optimizers],
+        "steps": steps,
     }
     mine = {label: look for label, look in found.items() if label in tenfold.optimizers}
-    return sheet.drawing({**facts, "tenfold": _facts(metrics, tenfold, mine)})
+    facts |= {"drawn": _drawn(printed.settings), "tenfold": _facts(metrics, tenfold, mine)}
+    return sheet.drawing(facts)
+
+
+def _drawn(settings: Bigram) -> dict[str, str]:
+    """How P and Q are drawn, in words."""
+    weights, shape = settings.weight_concentration, f"Dirichlet({settings.transition_concentration:g})"
+    return {
+        "transition": f"columns drawn from {shape} until K_P is at least {settings.minimum_correlation:g}"
+        if settings.transition is None
+        else "given",
+        "weights": "positions drawn without replacement, "
+        + ("equal weights" if weights is None else f"weights from Dirichlet({weights:g})"),
+    }
 
 
 @FIGURES("fig3")
@@ -221,7 +237,11 @@ def extra_long(metrics: Metrics, experiment: Runs) -> Drawing:
     sheet.letter()
     sheet.legend(3, *_seed_lines(sheet), sheet.sample("population path", **PATH))
     negative = metrics.value(experiment.name, "value_alignment", "no_switch") < 0
-    facts = {"rounding_step": at, "negative": chosen(seeds_of(metrics, experiment), negative)}
+    facts = {
+        "steps": f"{experiment.settings.iterations:,}",
+        "rounding_step": at,
+        "negative": chosen(seeds_of(metrics, experiment), negative),
+    }
     return sheet.drawing(_facts(metrics, experiment, found) | facts)
 
 

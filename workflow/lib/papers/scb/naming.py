@@ -76,11 +76,35 @@ def median(values: np.ndarray) -> np.ndarray:
 
 
 def difference(experiment: Runs, main: Runs) -> str:
-    """What an experiment has in place of the main one's settings, in the paper's letters."""
+    """What an experiment has in place of the main one's settings: the paper's letters with values, the rest by name."""
     letters = {"states": "N", "support": "Q", "positions": "T", "batch_size": "B"}
-    pairs = {name: (getattr(experiment.settings, key), getattr(main.settings, key)) for key, name in letters.items()}
-    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    if not changed:
-        return "another draw of P and Q"
-    own, other = (", ".join(f"{name} = {pair[i]}" for name, pair in changed.items()) for i in (0, 1))
-    return f"{own} in place of {other}"
+    own, others = (run.settings.model_dump(exclude={"record_every"}) for run in (experiment, main))
+    changed = [key for key in own if own[key] != others.get(key)]
+    told = []
+    if lettered := [key for key in letters if key in changed]:
+        mine, theirs = (", ".join(f"{letters[key]} = {of[key]}" for key in lettered) for of in (own, others))
+        told.append(f"{mine} in place of {theirs}")
+    if rest := [key for key in changed if key not in letters]:
+        told.append("another " + rest[0] if len(rest) == 1 else f"{len(rest)} other settings")
+    if any(_steps(experiment, label) != _steps(main, label) for label in experiment.optimizers):
+        told.append("other steps")
+    if experiment.stream != main.stream:
+        told.append("another draw of P and Q")
+    return "; ".join(told) or "no change"
+
+
+def _steps(experiment: Runs, label: str) -> object:
+    """What an entry of an experiment does; nothing for one that it does not have."""
+    found = experiment.optimizers.get(label)
+    return found and (found.rule, found.hyperparameters, found.options)
+
+
+def steps_told(printed: Runs, other: Runs) -> tuple[str, str]:
+    """What the steps of Figure 1's rows are called: as printed while that is where they are from, and their ratio."""
+    common = [label for label in other.optimizers if label in printed.optimizers]
+    sizes = [[run.optimizers[label].hyperparameters.get("lr", 1.0) for label in common] for run in (printed, other)]
+    ratios = {f"{above / below:.3g}" for below, above in zip(*sizes, strict=True)}
+    given = [printed.optimizers[label].given for label in common]
+    mine = any("lr" in one and one["lr"].source == "user" for one in given)
+    first = "steps of yours" if mine else "printed steps"
+    return first, f"steps × {ratios.pop()}" if len(ratios) == 1 else "other steps"

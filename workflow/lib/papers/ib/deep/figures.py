@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from workflow.lib.contract import Draw, Drawing
-from workflow.lib.look import Look, looks, ordered
+from workflow.lib.look import RULES, Look, looks, ordered
 from workflow.lib.papers.ib.deep.claims import LONGER, by_length, diverged_at, equal_length
 from workflow.lib.papers.ib.deep.settings import ENCODERS, Language, Scratch, Vision, pretrains
 from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import GREY, MEDIUM, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics
@@ -23,11 +24,11 @@ from workflow.lib.runs import Curve, Metrics
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Vision] | Experiment[Language]
 
-VARIANTS = ("sngd", "sngd_momentum", "sngd_per_tensor", "sps", "sps_cap")
-NAMES = {
-    "sngd_momentum": "SNGD, momentum 0.9",
-    "sngd_per_tensor": "SNGD, norm per tensor",
-    "sps_cap": "SPS, cap 1",
+# Other readings of rules in the row: label -> the hyper-parameter that it differs in, and what a legend calls that.
+READINGS = {
+    "sngd_momentum": ("momentum", "momentum"),
+    "sngd_per_tensor": ("norm", "norm"),
+    "sps_cap": ("eta_max", "cap"),
 }
 SMALL = 7.0  # points
 
@@ -47,7 +48,7 @@ def language(metrics: Metrics, experiment: Experiment[Language]) -> Drawing:
 
 def vision(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
     """A ViT: train loss by step, test accuracy, train loss by length of the path."""
-    labels = [label for label in _rivals(experiment) if label not in NAMES]
+    labels = [label for label in _rivals(experiment) if label not in READINGS]
     sheet = Sheet(1, 3, size=(WIDE, 2.7))
     drawn = _Panels(sheet, metrics, experiment, labels)
     loss, accuracy, path = sheet.panels[0]
@@ -67,7 +68,7 @@ FIGURES("fig7")(vision)
 def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -> Drawing:
     """A ViT with other readings of SNGD and SPS, beside the paper's values and SGD."""
     known = _rivals(experiment)
-    labels = [label for label in known if label in ("sgd", *VARIANTS)]
+    labels = [label for label in known if label in ("sgd", "sngd", "sps", *READINGS)]
     sheet = Sheet(1, 3, size=(WIDE, 2.9))
     drawn = _Panels(sheet, metrics, experiment, labels)
     loss, accuracy, length = sheet.panels[0]
@@ -77,7 +78,8 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     length.set(xscale="log", yscale="log", xlabel="steps", ylabel="mean length of steps", title="steps")
     length.xaxis.set_minor_formatter(NullFormatter())
     drawn.mark_epochs(length, "step length")
-    return drawn.finished(extra=True)
+    read = [drawn.looks[label].name for label in labels if label in READINGS]
+    return drawn.finished(extra=True, readings=read)
 
 
 def _rivals(experiment: Runs) -> list[str]:
@@ -92,9 +94,9 @@ class _Panels:
     def __init__(self, sheet: Sheet, metrics: Metrics, experiment: Runs, labels: Sequence[str]) -> None:
         self.sheet, self.metrics, self.experiment, self.labels = sheet, metrics, experiment, labels
         own = {label: label for label, optimizer in experiment.optimizers.items() if label != optimizer.rule}
-        if LONGER in own:
-            own[LONGER] = f"SGD, rate {experiment.optimizers[LONGER].hyperparameters['lr']:g}"
-        self.looks: dict[str, Look] = looks(experiment, {**own, **NAMES})
+        told = {LONGER: ("lr", "rate"), **READINGS}
+        own |= {label: _told(experiment.optimizers[label], *told[label]) for label in told if label in own}
+        self.looks: dict[str, Look] = looks(experiment, own)
         self.per_epoch = float(metrics.value(experiment.name, "batches_per_epoch")[0])
 
     def bands(self, ax: Axes, panel: str, metric: str) -> None:
@@ -161,9 +163,9 @@ class _Panels:
             look: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "ha": "center"}
             ax.annotate(f"{epoch} ep.", at, (0, 2), fraction, "offset points", **look)
 
-    def finished(self, extra: bool = False) -> Drawing:
-        """The figure with its legend, headline and facts."""
-        facts = _facts(self.metrics, self.experiment, self.labels, self.looks)
+    def finished(self, extra: bool = False, **more: Any) -> Drawing:
+        """The figure with its legend, headline and facts, and some more of these."""
+        facts = _facts(self.metrics, self.experiment, self.labels, self.looks) | more
         about = f"{facts['data']}; {facts['examples']}, {facts['length']}, seeds: {facts['seeds']}"
         title = f"{'extra: ' if extra else ''}{facts['model']}\n{about}"
         if facts["at_chance"] and not extra:
@@ -172,6 +174,15 @@ class _Panels:
         self.sheet.legend(len(self.labels) + 1 if len(self.labels) < 6 else 4, title=title)
         self.sheet.letter()
         return self.sheet.drawing(facts)
+
+
+def _told(optimizer: Optimizer, key: str, name: str) -> str:
+    """What a legend calls an entry that differs from another one of its rule in one hyper-parameter."""
+    known = RULES.get(optimizer.rule)
+    value = optimizer.hyperparameters.get(key)
+    if known is None or value is None:  # another rule of a user's own in its place
+        return optimizer.label
+    return f"{known.name}, {name} {value.replace('_', ' ') if isinstance(value, str) else format(value, 'g')}"
 
 
 def _loss_axis(ax: Axes) -> None:
@@ -213,7 +224,24 @@ def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict
         "equal_length": _equal_length(metrics, name, labels),
         "needed": _needed(metrics, name, labels),
         "masked": _masked(metrics, experiment),
+        "caps": _caps(experiment),
     }
+
+
+def _caps(experiment: Runs) -> dict[str, float] | None:
+    """What the entries of the row may do: SGD's rate, SNGD's length of a step, SPS's cap, and that cap over that rate.
+
+    None where one is not there, or has momentum.
+    """
+    rate, length, cap = (
+        one.hyperparameters[key]
+        if (one := experiment.optimizers.get(rule)) and one.rule == rule and not one.hyperparameters["momentum"]
+        else None
+        for rule, key in (("sgd", "lr"), ("sngd", "lr"), ("sps", "eta_max"))
+    )
+    if rate is None or length is None or cap is None:
+        return None
+    return {"rate": rate, "length": length, "cap": cap, "ratio": cap / rate}
 
 
 def _last(metrics: Metrics, experiment: str, label: str) -> dict[str, tuple[float, float, float]]:

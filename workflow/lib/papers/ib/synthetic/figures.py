@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,32 +11,34 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from workflow.lib.contract import Draw, Drawing
-from workflow.lib.look import looks, ordered
+from workflow.lib.look import RULES, looks, ordered
 from workflow.lib.papers.ib.synthetic import rates
-from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Joint, Variants
+from workflow.lib.papers.ib.synthetic.settings import FixedDecoder, Joint, JointIterations, Variants
 from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import MEDIUM, WIDE, Sheet
 from workflow.lib.registry import Registry
 from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
-# What tells entries of one rule apart; all else has its rule's name.
-NAMES = {
-    "ngd_separate": "NGD, a norm each",
-    "ngd_led": "NGD, by u's norm",
-    "ngd_constant": "NGD, constant step",
-    "ngd_tenth": "NGD, step / 10",
-    "gd_10": "GD, step × 10",
-    "gd_100": "GD, step × 100",
-    "gd_1000": "GD, step × 1000",
-}
 # Of the joint experiment: drawn by extra_joint_rules alone, beside the others.
 OTHER_JOINT_RULES = ("ngd_separate", "ngd_led", "ngd_constant", "polyak")
 _LAW = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 _CORR = "\\mathrm{corr}(W, W_{\\mathrm{mm}})"
 _DECADES = (0.1, 1e-3, 1e-10, 1e-30, 1e-100, 1e-300)
 _STEPS = "steps"
+# Label of an entry -> what it differs in from the one that has its rule's name.
+_DIFFERS = {
+    "ngd_separate": "norm",
+    "ngd_led": "led",
+    "ngd_constant": "decay",
+    "ngd_tenth": "lr",
+    "gd_10": "lr",
+    "gd_100": "lr",
+    "gd_1000": "lr",
+}
+SIGNALS = {"orthogonal": "orthogonal", "antipodal": "opposite to each other"}
 
 
 def decades(ax: Axes) -> None:
@@ -73,6 +76,27 @@ def _started(curve: Curve) -> Curve:
     return Curve(part.seeds, part.steps, np.where(part.values > 0, part.values, np.nan))
 
 
+def _names(experiment: Experiment) -> dict[str, str]:
+    """What tells shipped entries of one rule apart, by label, while they differ in that; others have their labels."""
+    told = {}
+    for label, what in _DIFFERS.items():
+        optimizer = experiment.optimizers.get(label)
+        first = experiment.optimizers.get(label.partition("_")[0])
+        if optimizer is None or first is None or optimizer.rule not in (first.rule, "led_ngd"):
+            continue
+        name, own, others = RULES[first.rule].name, optimizer.hyperparameters, first.hyperparameters
+        if what == "led" and optimizer.rule == "led_ngd":
+            told[label] = f"{name}, by u's norm"
+        elif what == "norm" and own.get("norm") == "per_group" and optimizer.options.groups == "separate":
+            told[label] = f"{name}, a norm each"
+        elif what == "decay" and others.get("decay") and own.get("decay") == 0:
+            told[label] = f"{name}, constant step"
+        elif what == "lr" and optimizer.rule == first.rule and own["lr"] != others["lr"]:
+            ratio = own["lr"] / others["lr"]
+            told[label] = f"{name}, step × {ratio:.4g}" if ratio > 1 else f"{name}, step / {1 / ratio:.4g}"
+    return told
+
+
 class _Panels:
     """Draws one metric of one experiment after the other, in the looks of its optimizers.
 
@@ -82,7 +106,7 @@ class _Panels:
 
     def __init__(self, metrics: Metrics, experiment: Experiment, sheet: Sheet, without: Sequence[str] = ()) -> None:
         self.metrics, self.experiment, self.sheet = metrics, experiment.name, sheet
-        self.looks = looks(experiment, NAMES)
+        self.looks = looks(experiment, _names(experiment))
         self.optimizers = ordered([label for label in experiment.optimizers if label not in without], experiment)
 
     def whole(self, metric: str, optimizer: str, variant: str = "") -> Curve:
@@ -187,6 +211,7 @@ def fixed_decoder(metrics: Metrics, experiment: Experiment[FixedDecoder]) -> Dra
     sheet.legend(5)
     facts = {
         "seeds": len(margin_norm),
+        "signals": SIGNALS[experiment.settings.signals],
         "margin_norm_low": f"{margin_norm.min():.3f}",
         "margin_norm_high": f"{margin_norm.max():.3f}",
         "active": int(metrics.value(experiment.name, "active").min()),
@@ -256,7 +281,8 @@ def joint(metrics: Metrics, experiment: Experiment[Joint]) -> Drawing:
     facts["left_out"] = "; ".join(
         panels.looks[label].name for label in OTHER_JOINT_RULES if label in experiment.optimizers
     )
-    facts["ngd"] = _joint_powers(panels, "ngd") if "ngd" in experiment.optimizers else None
+    ngd = experiment.optimizers.get("ngd")
+    facts["ngd"] = _joint_powers(panels, "ngd") | _joint_step(ngd) if ngd and ngd.rule == "ngd" else None
     return sheet.drawing(facts)
 
 
@@ -270,6 +296,17 @@ def _joint_powers(panels: _Panels, optimizer: str) -> dict[str, str]:
     growth = _slope(rates.per_fold, panels.whole("norm_w", optimizer), window)
     powers["fold"] = growth / float(panels.metrics.value(panels.experiment, "margin_norm").mean())
     return {name: f"{power:.2f}" for name, power in powers.items()}
+
+
+def _joint_step(ngd: Optimizer[JointIterations]) -> dict[str, str]:
+    """What joint NGD divides its gradients by, and how its steps shrink, in words."""
+    given = ngd.hyperparameters
+    each = {"global": "one norm over both", "per_tensor": "a norm for each"}
+    grouped = "a norm for each" if ngd.options.groups == "separate" else "one norm over both"
+    power = Fraction(given["decay"]).limit_denominator(20)
+    exact = f"{power}" if abs(power - given["decay"]) < 1e-12 else f"{given['decay']:g}"
+    shrinking = f"a step that shrinks like t^(-{exact})" if given["decay"] else "a constant step"
+    return {"norms": each.get(given["norm"], grouped), "step": shrinking}
 
 
 def _both(panels: _Panels, ax: Axes, metric: str, title: str) -> None:

@@ -24,6 +24,7 @@ FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Prompts]
 
 DASHED, TRAINING, LEFT = (0, (4, 1.6)), (0, (1, 2.5)), (0, (5, 1.5, 1, 1.5))
+FEATURES = {"dense": "dense", "basis": "axes"}  # as legends call them; vectors of a user's own are given
 THRESHOLD: dict[str, Any] = {"color": "#999999", "linestyle": "-", "linewidth": 0.7, "zorder": 1}
 
 
@@ -102,6 +103,13 @@ def _title(settings: Prompts) -> str:
     if settings.probabilities == "balanced":
         return f"balanced, $p_k = 1/{settings.feature_count}$"
     return f"imbalanced, $p_1 = {settings.distribution[0]:g}$"
+
+
+def _kind(settings: Prompts) -> str:
+    """Which features the prompts of an experiment ask for, in words."""
+    if settings.probabilities == "balanced":
+        return "equally likely features"
+    return f"a dominant feature v_1, p_1 = {settings.distribution[0]:g}"
 
 
 def _errors(sheet: Sheet, ax: Axes, metrics: Metrics, experiment: Runs, every: Mapping[str, Look], log: bool) -> None:
@@ -183,7 +191,8 @@ def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]
     prompts = imbalanced.settings.prompts
     facts: dict[str, Any] = {
         "rule": looks(balanced)[_main(balanced)].name,
-        "count": balanced.settings.feature_count,
+        "count": " and ".join(dict.fromkeys(str(e.settings.feature_count) for e in (balanced, imbalanced))),
+        "kinds": [_kind(experiment.settings) for experiment in (balanced, imbalanced)],
         "seeds": len(metrics.curve(balanced.name, "loss", _main(balanced)).seeds),
         "error_threshold": balanced.settings.error_threshold,
         "attention_threshold": balanced.settings.attention_threshold,
@@ -285,7 +294,10 @@ def extra_trap(metrics: Metrics, dense: Runs, axes: Runs) -> Drawing:
     entries, logits, scores = sheet.panels[0]
     names = {"adam_large": f"Adam at {_step_size(axes, 'adam_large'):g}"} if "adam_large" in axes.optimizers else {}
     every = _every(dense, axes, names=names)
-    for experiment, dash, kind in ((dense, "-", "dense"), (axes, DASHED, "axes")):
+    kinds = [FEATURES.get(str(e.settings.features), "given") for e in (dense, axes)]
+    if kinds[0] == kinds[1]:
+        kinds = [f"{kind}, {e.name}" for kind, e in zip(kinds, (dense, axes), strict=True)]
+    for experiment, dash, kind in zip((dense, axes), ("-", DASHED), kinds, strict=True):
         for label, look in _mine(experiment, every):
             name, told = experiment.name, f"{look.name}, {kind}"
             style: dict[str, Any] = {"color": look.color, "linestyle": dash, "part": f"{kind} features", "name": told}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,26 @@ def sound(size: tuple[float, float] = (MEDIUM, 2.5)) -> Sheet:
     sheet.letter()
     sheet.legend()
     return sheet
+
+
+def test_a_figure_is_laid_out_once_and_drawn_once_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+    draw = plotting.DrawnFigure.draw
+
+    def counted(figure: plotting.DrawnFigure, renderer: Any) -> None:
+        drawn.append(figure.dpi)
+        draw(figure, renderer)
+
+    with plotting.look():
+        alone, ours = sound().figure, sound().figure
+        alone.savefig(BytesIO(), format="pdf")
+        monkeypatch.setattr(plotting.DrawnFigure, "draw", counted)
+        with plotting.laid_out(ours):
+            ours.savefig(BytesIO(), format="pdf")
+            ours.savefig(BytesIO(), format="png")
+    assert drawn == [72, 200]
+    places = [[ax.get_position().bounds for ax in figure.axes] for figure in (alone, ours)]
+    assert places[0] == places[1]  # as matplotlib lays out by itself
 
 
 def test_a_sound_figure_has_no_fault() -> None:

@@ -24,7 +24,8 @@ def imported(code: str, *asked: str) -> list[str]:
 
 def test_no_stage_begins_with_what_only_some_need() -> None:
     heavy = ("torch", "pandas", "pyarrow", "matplotlib", "scipy", "numba", "tqdm", "http.client")
-    assert imported("import workflow.lib.cli", *heavy) == []
+    heavy += ("workflow.lib.downloads", "workflow.lib.plan.race", "workflow.lib.plan.schema")
+    assert imported("from workflow.lib import cli; cli._parser()", *heavy) == []
 
 
 def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None:
@@ -33,6 +34,26 @@ def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None
         room = f"workflow.lib.papers.{paper}"
         code = f"import workflow.lib.tables, workflow.lib.captions, workflow.lib.judging, {room}.figures, {room}.claims"
         assert imported(code, *heavy) == [], paper
+
+
+def test_a_drawing_job_parses_formulas_once_and_embeds_letters_alone() -> None:
+    code = """
+from io import BytesIO
+from fontTools.ttLib import TTFont
+from matplotlib.backends._backend_pdf_ps import font_as_file, get_glyphs_subset
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.mathtext import MathTextParser
+from workflow.lib import startup
+startup.begin_drawing()
+for kind in ("path", "agg", "path", "agg"):
+    assert type(MathTextParser(kind).parse("$x^2$")).__name__ == {"path": "VectorParse", "agg": "RasterParse"}[kind]
+assert MathTextParser._parse_cached.cache_info().misses == 2
+with get_glyphs_subset(findfont(FontProperties()), {36, 37, 38}) as cut:
+    found = TTFont(BytesIO(font_as_file(cut.font).getvalue()))
+assert {"A", "B", "C"} <= set(found.getGlyphOrder()) and {"glyf", "hmtx", "fpgm"} <= set(found.keys())
+assert not {"GDEF", "GPOS", "GSUB", "MATH"} & set(found.keys())
+"""
+    assert imported(code, "matplotlib.mathtext") == ["matplotlib.mathtext"]
 
 
 LEAN = """

@@ -18,7 +18,7 @@ from typing import Any
 from workflow.lib import datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
-from workflow.lib.plan import jobs, keys, matrix, race, schema
+from workflow.lib.plan import jobs
 from workflow.lib.plan.model import Experiment, Paper, block_seeds
 from workflow.lib.plan.reading import ROOT, read_yaml, shipped
 
@@ -89,6 +89,7 @@ def _points(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace) -> None:
     os.environ["MPLBACKEND"] = "agg"  # no window is opened, whatever a notebook or a profile has set
+    startup.begin_drawing()
     paper = _paper(options)
     figure = paper.figure(options.figure)
     stages.draw(
@@ -122,6 +123,7 @@ def _race(options: argparse.Namespace) -> None:
     _use_threads(options.threads)
     startup.begin_training()
     from workflow.lib import identity
+    from workflow.lib.plan import race
     from workflow.lib.race import running
 
     pair = race.take(options.plan)
@@ -131,6 +133,8 @@ def _race(options: argparse.Namespace) -> None:
 
 def _standings(options: argparse.Namespace) -> None:
     os.environ["MPLBACKEND"] = "agg"
+    startup.begin_drawing()
+    from workflow.lib.plan import race
     from workflow.lib.race import writing
 
     writing.results(race.take(options.plan), options.runs, options.folder)
@@ -155,6 +159,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _schemas(options: argparse.Namespace) -> None:
+    from workflow.lib.plan import schema
+
     written = {name: schema.paper_schema(rooms.room(name)) for name in rooms.papers()}
     written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
     written |= {"race": schema.race_schema()}
@@ -163,10 +169,14 @@ def _schemas(options: argparse.Namespace) -> None:
 
 
 def _matrix(options: argparse.Namespace) -> None:
+    from workflow.lib.plan import matrix
+
     print(matrix.markdown(rooms.load_paper(paper) for paper in options.papers), end="")
 
 
 def _keys(options: argparse.Namespace) -> None:
+    from workflow.lib.plan import keys
+
     papers = [(rooms.room(name), rooms.load_paper(name)) for name in rooms.papers()]
     print(keys.markdown(read_yaml(ROOT / "config" / "config.yaml"), papers), end="")
 
@@ -223,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     fetched = stage("fetch", _fetch, "download a real data set, or check the files that are there")
-    fetched.add_argument("--dataset", required=True, choices=datasets.names(), help="name")
+    fetched.add_argument("--dataset", required=True, help="name, such as mnist")
     fetched.add_argument("--folder", type=Path, required=True, help="where to download to")
     fetched.add_argument("--data-dir", type=Path, help="folder that already holds the official files: no download")
     fetched.add_argument("--manifest", type=Path, metavar="JSON", help="file to write; default: beside the folder")

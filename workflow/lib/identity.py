@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow.lib.errors import UserError
 from workflow.lib.plan import jobs
 from workflow.lib.plan.model import Experiment, block_name
-from workflow.lib.plan.race import Race
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.race import Race
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 from cycler import cycler
-from matplotlib import colormaps, colors
+from matplotlib import colormaps, colors, rc_context
 from matplotlib import style as styles
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
@@ -406,6 +407,25 @@ def finished(figure: Figure) -> dict[str, Any]:
         return {}
     figure.sheet.finish()
     return figure.sheet.description()
+
+
+@contextmanager
+def laid_out(figure: Figure) -> Iterator[None]:
+    """Lay a figure out once, by the sizes of texts in a PDF, and keep it so for all files saved within; in `look()`.
+
+    Saving alone lays out for each file, and each time draws all of it once more to throw the drawing away.
+    """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        canvas, dpi = figure.canvas, figure.dpi
+        FigureCanvasPdf(figure)  # takes the canvas's place
+        figure.dpi = 72  # points, the unit of a PDF
+        engine.execute(figure)
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
+    with rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+        yield
 
 
 def _apart(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,15 +6,17 @@ import importlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow.lib import places
 from workflow.lib.contract import Draw, Generate, Measure, Measured, Train
 from workflow.lib.errors import UserError, unknown
-from workflow.lib.plan import model, race, reading
+from workflow.lib.plan import model, reading
 from workflow.lib.plan.model import Experiment, Paper, Plan, Room
-from workflow.lib.plan.race import Race
 from workflow.lib.plan.reading import ROOT, read_yaml
+
+if TYPE_CHECKING:
+    from workflow.lib.plan.race import Race
 
 
 def papers() -> tuple[str, ...]:
@@ -48,6 +50,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
 
 def make_race(plan: Plan) -> Race:
     """Check `config/race.yaml` with the user's changes and rules (`race`, `race_problems`), for the plan's papers."""
+    from workflow.lib.plan import race  # whose models take as long to build as all that most jobs ask of the plan
+
     found = read_yaml(ROOT / "config" / "race.yaml")
     return race.read(found, plan.race_problems, plan.race, plan.papers, room)
 

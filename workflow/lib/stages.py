@@ -175,18 +175,15 @@ def draw(paper: Paper, figure: str, metrics: Mapping[str, Path], template: Path,
 
 def write_drawing(drawing: Drawing, paper: Paper, figure: str, template: Path, outputs: Mapping[str, Path]) -> None:
     """Write the files of a figure that was drawn, in `plotting.look()`; see `draw`."""
-    from matplotlib import rc_context
-
     from workflow.lib import captions, plotting
 
     description = plotting.finished(drawing.figure)
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
-        whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
-        drawing.figure.savefig(whole, format=kind, metadata=metadata)
-        with atomic(outputs[kind]) as temporary:
-            temporary.write_bytes(whole.getbuffer())
-        with rc_context({"figure.constrained_layout.use": False}):  # laid out once, for both files
-            drawing.figure.set_layout_engine(None)
+    with plotting.laid_out(drawing.figure):
+        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
+            whole = io.BytesIO()  # written by Python, so that a full disk is the OSError it is everywhere else
+            drawing.figure.savefig(whole, format=kind, metadata=metadata)
+            with atomic(outputs[kind]) as temporary:
+                temporary.write_bytes(whole.getbuffer())
     drawing.table.write_csv(outputs["csv"])
     own = captions.changed(paper, figure)
     text = captions.text(drawing.template or template, drawing.facts, drawing.diverged, own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,8 @@ class Watch:
             import tensorboardX  # type: ignore[import-untyped]
 
             if done == 0:
-                shutil.rmtree(events, ignore_errors=True)
+                for old in events.glob("events.out.tfevents.*"):  # these alone: the folder may be any
+                    old.unlink()
             self._writer = tensorboardX.SummaryWriter(str(events), purge_step=done + 1, filename_suffix=f".{done}")
 
     def __enter__(self) -> Self:

@@ -25,9 +25,10 @@ class Batches:
 
     def __init__(self, problem: Problem, batch_size: int, seed: Seed, purpose: str) -> None:
         """Start the stream of one (unstacked) problem."""
-        words = seed.sequence(purpose).generate_state(4 * kernels.LANES, np.uint64)
+        state = kernels.room((4, kernels.LANES), np.uint64)
+        state[:] = seed.sequence(purpose).generate_state(state.size, np.uint64).reshape(state.shape)
         self._source = (
-            words.reshape(4, kernels.LANES),
+            state,
             kernels.words_for(problem.positions),
             kernels.cuts(problem.stationary),
             np.cumsum(problem.stationary),
@@ -36,7 +37,7 @@ class Batches:
             np.cumsum(problem.transition, axis=-1),
         )
         self._batch = (
-            np.empty((batch_size, problem.positions), np.uint8),
+            kernels.room((batch_size, problem.positions), np.uint8),
             np.empty(batch_size, np.int64),
             np.empty(batch_size, np.int64),
         )
@@ -88,8 +89,10 @@ class Descent:
             logits: the attention is the softmax of what is trained.
         """
         self.problem, self.every, self.logits = problem, every, logits
-        self.free, self.value = np.array(attention), np.array(value)
-        self.free_gradient, self.value_gradient = np.zeros_like(self.free), np.zeros_like(self.value)
+        self.free, self.value = kernels.room(np.shape(attention)), np.array(value)
+        self.free[:] = attention
+        self.free_gradient, self.value_gradient = kernels.room(self.free.shape), np.zeros_like(self.value)
+        self.free_gradient[:] = 0
         self.diverged_at = np.full(len(self.free), np.nan)
         self.steps: list[int] = []
         self.recorded: dict[str, list[np.ndarray]] = {}
@@ -115,10 +118,8 @@ class Descent:
             for step in range(first, last):
                 if not np.isnan(self.diverged_at).any():
                     return  # nothing more can be recorded
-                for stream in batches:
-                    stream.draw()
                 before = self.free.copy() if fixed else None
-                losses = update(lambda: self._evaluate(batches))
+                losses = update(self._evaluation(batches))
                 self.diverged_at[np.isnan(self.diverged_at) & ~(losses < DIVERGED)] = step
                 self._losses.append(losses)
                 if before is not None:
@@ -126,17 +127,24 @@ class Descent:
                 if (step + 1) % self.every == 0 or step + 1 == last:
                     self.record(step + 1)
 
-    def _evaluate(self, batches: Sequence[Batches]) -> np.ndarray:
-        """The losses (runs,) on the batches drawn last; the gradients are written."""
-        attention = self.attention
-        losses = [
-            stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
-            for i, stream in enumerate(batches)
-        ]
-        if self.logits:
-            weighted = attention * self.free_gradient
-            self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
-        return np.array(losses)
+    def _evaluation(self, batches: Sequence[Batches]) -> Evaluate:
+        """A step's function for the losses (runs,), which writes the gradients; its first call draws the batches."""
+        new = True
+
+        def evaluate() -> np.ndarray:
+            nonlocal new
+            attention, losses = self.attention, np.empty(len(batches))
+            for i, stream in enumerate(batches):
+                if new:  # one after the other: a batch is still in the cache when it is passed over
+                    stream.draw()
+                losses[i] = stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
+            new = False
+            if self.logits:
+                weighted = attention * self.free_gradient
+                self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
+            return losses
+
+        return evaluate
 
     def record(self, step: int) -> None:
         """Record the state after `step` steps."""

@@ -2,7 +2,8 @@
 
 Drawing T x B tokens and passing over them twice is all that costs anything in this paper. Tokens are stored in a
 byte each, never as one-hot vectors, and both passes go block by block, so that rows of the attention and of its
-gradient stay in the fastest cache while the whole batch goes by; states are taken in pairs. Randomness comes from
+gradient stay in the fastest cache while the whole batch goes by; states are taken in pairs, and so are sequences that
+look with the same column, which share what is read and written of it. Randomness comes from
 xoshiro256++ (Blackman and Vigna, ACM TOMS 2021), run in `LANES` independent streams side by side so that the compiler
 can use vector units: several times as fast as a NumPy generator, from whose seed sequence the streams start.
 
@@ -12,6 +13,7 @@ Rows here are the paper's columns: `value[m]` is V's column m (after state m), `
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -23,6 +25,7 @@ LANES = 16
 _PER_WORD = 4  # tokens from one 64-bit word
 _PER_ROUND = LANES * _PER_WORD
 _BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
+_LINE = 64  # bytes of a line of the cache
 _CHUNK = 64  # entries that are looked at together for one that is not zero
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -70,6 +73,14 @@ def _without_scipy() -> None:
 _without_scipy()
 
 
+def room(shape: tuple[int, ...], kind: type = np.float64) -> np.ndarray:
+    """Memory that begins where a line of the cache does: what is read or written in vectors then crosses none."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    begin = -memory.ctypes.data % _LINE
+    return memory[begin : begin + size].view(kind).reshape(shape)
+
+
 def cuts(distribution: np.ndarray) -> np.ndarray:
     """Where 16-bit words are cut into states, shape (N-1,); probabilities are off by at most 2^-16."""
     return np.minimum(np.round(np.cumsum(distribution)[:-1] * 2**16), 2**16 - 1).astype(np.uint16)
@@ -77,7 +88,7 @@ def cuts(distribution: np.ndarray) -> np.ndarray:
 
 def words_for(positions: int) -> np.ndarray:
     """Room for the random words of one sequence: its tokens, and one round for three uniform numbers."""
-    return np.empty((-(-positions // _PER_ROUND) + 1) * LANES, dtype=np.uint64)
+    return room(((-(-positions // _PER_ROUND) + 1) * LANES,), np.uint64)
 
 
 @part
@@ -207,8 +218,9 @@ def gradients(
     batch, positions = tokens.shape
     states = len(value)
     last = states - 1
-    hidden = _attend(tokens, queries, attention)
-    residual, back = np.empty(states), np.empty((batch, states))
+    pairs = _pairs(queries, states)
+    hidden = _attend(tokens, queries, pairs, attention)
+    residual, back = np.empty(states), np.zeros((batch + 1, states))
     common = np.zeros(states)
     loss = 0.0
     value_gradient[:] = 0.0
@@ -225,26 +237,42 @@ def gradients(
                 total += value[m, n] * residual[n]
                 value_gradient[m, n] += hidden[b, m] * residual[n] / batch
             back[b, m] = total / batch
+        common[queries[b]] += back[b, last]
         for m in range(last):
             back[b, m] -= back[b, last]
-        common[queries[b]] += back[b, last]
+        back[b, last] = 0.0
     for k in range(states):
         attention_gradient[k] = common[k]
     for start in range(0, positions, _BLOCK):
         stop = min(start + _BLOCK, positions)
-        for b in range(batch):
-            row = tokens[b, start:stop]
+        for b, c in pairs:
+            row, other_row = tokens[b, start:stop], tokens[c % batch, start:stop]
             gradient = attention_gradient[queries[b], start:stop]
-            for n in range(0, last - 1, 2):
-                first, second = back[b, n], back[b, n + 1]
+            for n in range(0, last, 2):
                 one, other = np.uint8(n), np.uint8(n + 1)  # compared as bytes, not as the indices they are
+                b_one, b_other, c_one, c_other = back[b, n], back[b, n + 1], back[c, n], back[c, n + 1]
                 for t in range(stop - start):
-                    gradient[t] += (first if row[t] == one else 0.0) + (second if row[t] == other else 0.0)
-            if last % 2 == 1:
-                only, one = back[b, last - 1], np.uint8(last - 1)
-                for t in range(stop - start):
-                    gradient[t] += only if row[t] == one else 0.0
+                    gradient[t] += (b_one if row[t] == one else (b_other if row[t] == other else 0.0)) + (
+                        c_one if other_row[t] == one else (c_other if other_row[t] == other else 0.0)
+                    )
     return loss / (2.0 * batch)
+
+
+@part
+def _pairs(queries: np.ndarray, states: int) -> np.ndarray:
+    """Sequences two by two with the same last token, shape (pairs, 2); a last one goes with B, which is none."""
+    batch = queries.size
+    pairs = np.full(((batch + states) // 2, 2), batch)
+    found = 0
+    for k in range(states):
+        side = 0
+        for b in range(batch):
+            if queries[b] == k:
+                pairs[found, side] = b
+                found += side
+                side = 1 - side
+        found += side
+    return pairs[:found]
 
 
 @part
@@ -264,8 +292,8 @@ def _find(row: np.ndarray, where: np.ndarray) -> None:
 
 
 @part
-def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The hidden vectors h = X a^(k) of every sequence, shape (B, N)."""
+def _attend(tokens: np.ndarray, queries: np.ndarray, pairs: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The hidden vectors h = X a^(k) of every sequence, shape (B + 1, N); the last row is that of no sequence."""
     batch, positions = tokens.shape
     states = len(attention)
     last = states - 1
@@ -281,7 +309,7 @@ def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> n
         if counts[k] <= few:
             _find(attention[k], where[k])
 
-    hidden = np.zeros((batch, states))
+    hidden = np.zeros((batch + 1, states))
     for b in range(batch):
         k = queries[b]
         if counts[k] <= few:
@@ -289,24 +317,24 @@ def _attend(tokens: np.ndarray, queries: np.ndarray, attention: np.ndarray) -> n
                 hidden[b, tokens[b, where[k, i]]] += attention[k, where[k, i]]
     for start in range(0, positions, _BLOCK):
         stop = min(start + _BLOCK, positions)
-        for b in range(batch):
+        for b, c in pairs:
             k = queries[b]
             if counts[k] <= few:
                 continue
-            row, weights = tokens[b, start:stop], attention[k, start:stop]
-            for n in range(0, last - 1, 2):
-                first, second = 0.0, 0.0
+            row, other_row, weights = tokens[b, start:stop], tokens[c % batch, start:stop], attention[k, start:stop]
+            for n in range(0, last, 2):
                 one, other = np.uint8(n), np.uint8(n + 1)
+                b_one, b_other, c_one, c_other = 0.0, 0.0, 0.0, 0.0
                 for t in range(stop - start):
-                    first += weights[t] if row[t] == one else 0.0
-                    second += weights[t] if row[t] == other else 0.0
-                hidden[b, n] += first
-                hidden[b, n + 1] += second
-            if last % 2 == 1:
-                only, one = 0.0, np.uint8(last - 1)
-                for t in range(stop - start):
-                    only += weights[t] if row[t] == one else 0.0
-                hidden[b, last - 1] += only
+                    weight = weights[t]  # read once, and not only where it is added
+                    b_one += weight if row[t] == one else 0.0
+                    b_other += weight if row[t] == other else 0.0
+                    c_one += weight if other_row[t] == one else 0.0
+                    c_other += weight if other_row[t] == other else 0.0
+                hidden[b, n] += b_one
+                hidden[b, n + 1] += b_other
+                hidden[c, n] += c_one
+                hidden[c, n + 1] += c_other
     for b in range(batch):
         if counts[queries[b]] > few:
             rest = sums[queries[b]]
@@ -337,23 +365,30 @@ def proximal_steps(
     """
     runs, states, entries = rows.shape
     for run in range(runs):
-        for k in range(states):
-            row, slope = rows[run, k], gradient[run, k]
-            mean = slope.sum() / entries
-            if keep_mean:  # the preconditioned gradients come first, for the mean over all rows
+        if keep_mean:  # the preconditioned gradients come first, for the mean over all rows
+            for k in range(states):
+                slope = gradient[run, k]
+                mean = _mean(slope)
                 for t in range(entries):
                     slope[t] = (slope[t] - mean) / weights[run, k]
-                continue
-            _proximal_row(row, slope, mean, lr / weights[run, k], threshold)
-        if keep_mean:
             for t in range(entries):
                 mean = 0.0
                 for k in range(states):
                     mean += weights[run, k] * gradient[run, k, t]
                 for k in range(states):
                     gradient[run, k, t] -= mean
-            for k in range(states):
-                _proximal_row(rows[run, k], gradient[run, k], 0.0, lr, threshold)
+        for k in range(states):
+            slope = gradient[run, k]
+            size, mean = (lr, 0.0) if keep_mean else (lr / weights[run, k], _mean(slope))
+            _proximal_row(rows[run, k], slope, mean, size, threshold)
+
+
+@part
+def _mean(row: np.ndarray) -> float:
+    total = 0.0
+    for t in range(row.size):
+        total += row[t]
+    return total / row.size
 
 
 @part
@@ -371,9 +406,6 @@ def _proximal_row(row: np.ndarray, slope: np.ndarray, mean: float, size: float, 
         row[t] = moved
         after += moved
         kept += 1.0 if moved != 0.0 else 0.0
-    if kept == 0.0:
-        row[:] += (before - after) / row.size
-        return
-    share = (before - after) / kept
+    share = (before - after) / (kept if kept != 0.0 else row.size)
     for t in range(row.size):
-        row[t] += share if row[t] != 0.0 else 0.0
+        row[t] += share if row[t] != 0.0 or kept == 0.0 else 0.0

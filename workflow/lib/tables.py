@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -75,12 +75,19 @@ def read_traces(*paths: Path | str, identities: Sequence[Identity | None] | None
                 identity.check(path, told.get(IDENTITY))
             for name, seeds in json.loads(told[_RUNS]).items():
                 runs.setdefault(name, []).extend(seeds)
-            tables.append(table.cast(_SCHEMA))
-    joined = pa.concat_tables(tables)
+            tables.append(table if table.schema.equals(_SCHEMA) else table.cast(_SCHEMA))
+    joined = pa.concat_tables(tables).unify_dictionaries()
     names, codes = _codes(joined["optimizer"])
     of = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+    columns = _Columns(
+        _numbers(joined["seed"]),
+        _numbers(joined["step"]),
+        _numbers(joined["value"]),
+        *_codes(joined["metric"]),
+        *_codes(joined["index"]),
+    )
     nothing = np.empty(0, np.int64)
-    return {name: _trace(joined.take(_column(of.get(name, nothing))), seeds) for name, seeds in runs.items()}
+    return {name: _trace(columns, of.get(name, nothing), seeds) for name, seeds in runs.items()}
 
 
 def told_identity(path: Path | str) -> str:
@@ -133,29 +140,40 @@ def _kept(values: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _trace(table: pa.Table, seeds: Sequence[int]) -> Trace:
-    """The trace of a table that holds one optimizer's runs."""
+class _Columns(NamedTuple):
+    """What a table holds of runs, row by row: numbers, and texts as indices into their names."""
+
+    seeds: np.ndarray
+    steps: np.ndarray
+    values: np.ndarray
+    metrics: list[str]
+    metric_codes: np.ndarray
+    indices: list[str]
+    index_codes: np.ndarray
+
+
+def _trace(columns: _Columns, mine: np.ndarray, seeds: Sequence[int]) -> Trace:
+    """The trace of one optimizer's runs, which stand in some rows of a table."""
     trace = Trace(seeds)
     places = {seed: row for row, seed in enumerate(trace.seeds)}
-    found, among = np.unique(_numbers(table["seed"]), return_inverse=True)
+    found, among = np.unique(columns.seeds[mine], return_inverse=True)
     rows = np.array([places[seed] for seed in found.tolist()], dtype=np.int64)[among]
-    steps, values = _numbers(table["step"]), _numbers(table["value"])
-    metrics, metric_codes = _codes(table["metric"])
-    indices, index_codes = _codes(table["index"])
+    steps, values = columns.steps[mine], columns.values[mine]
     # The entries of each metric and index, in order of appearance, by one sort instead of a comparison for each.
-    keys = metric_codes.astype(np.int64) * len(indices) + index_codes
+    keys = (columns.metric_codes.astype(np.int64) * len(columns.indices) + columns.index_codes)[mine]
     order = np.argsort(keys, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1) if keys.size else []
-    for mine in sorted(groups, key=lambda group: int(group[0])):
-        at, columns = np.unique(steps[mine], return_inverse=True)
+    for group in sorted(groups, key=lambda group: int(group[0])):
+        at, places_of = np.unique(steps[group], return_inverse=True)
         array = np.full((len(trace.seeds), at.size), np.nan)
-        array[rows[mine], columns] = values[mine]
-        trace.record(metrics[metric_codes[mine[0]]], at, array, indices[index_codes[mine[0]]])
+        array[rows[group], places_of] = values[group]
+        metric, index = divmod(int(keys[group[0]]), len(columns.indices))
+        trace.record(columns.metrics[metric], at, array, columns.indices[index])
     return trace
 
 
-# `pa.array` and `np.asarray` of a column import pandas on the way, which costs a job more time than its tables do.
-# These wrap the same memory without it.
+# `pa.array` and `np.asarray` of a column import pandas on the way, and `cast`, `take` and `dictionary_encode` all of
+# pyarrow's functions, which costs a job more time than its tables do. These wrap the same memory without them.
 
 
 def _column(values: np.ndarray) -> pa.Array:
@@ -178,11 +196,10 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """The distinct texts of a column, in order of appearance, and the index of each entry into them."""
-    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_pylist(), np.from_dlpack(encoded.indices)
+    """The texts that a column knows, and the index of each entry into them."""
+    whole = column.combine_chunks()
+    return whole.dictionary.to_pylist(), np.from_dlpack(whole.indices)
 
 
-_SCHEMA = pa.schema(
-    [(name, {"seed": pa.int64(), "step": pa.int64(), "value": pa.float64()}.get(name, pa.string())) for name in COLUMNS]
-)
+_NUMBERS = {"seed": pa.int64(), "step": pa.int64(), "value": pa.float64()}
+_SCHEMA = pa.schema([(name, _NUMBERS.get(name, pa.dictionary(pa.int32(), pa.string()))) for name in COLUMNS])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 # Within this range of logits no square of an exponential underflows, whichever features a prompt lacks.
 NEAR = 300.0
+# As many columns are worked on at a time as stay in a processor's cache with 2,000 prompts.
+AT_ONCE = 32
 
 
 def errors_and_attention(
@@ -38,17 +41,21 @@ def errors_and_attention(
         below = logits - logits.max(axis=1, keepdims=True)
         near = (below >= -NEAR).all(axis=1)  # not so where they are NaN
     weights = np.exp(np.where(near[:, None], below, 0.0))
-    for k in range(size):
-        others = weights[:, :, k].T.copy()
+    squares = c**2
+    for k, first in product(range(size), range(0, len(logits), AT_ONCE)):
+        some = slice(first, first + AT_ONCE)
+        others = weights[some, :, k].T.copy()
         target = others[k].copy()
         others[k] = 0.0
         rest = c @ others
-        total = rest + (c[:, k : k + 1] + own_key) * target
-        inverse = 1 / total
-        missing = (rest + own_key * target) * inverse  # 1 - Attn_k without cancellation
-        elsewhere = (c**2 @ others**2) * inverse**2
-        errors[:, k] = (missing**2 + elsewhere).mean(axis=0) / 2
-        attention[:, :, k] = weights[:, :, k] * (c.T @ inverse).T / len(c)
+        inverse = (c[:, k : k + 1] + own_key) * target
+        inverse += rest
+        np.reciprocal(inverse, out=inverse)
+        attention[some, :, k] = weights[some, :, k] * (c.T @ inverse).T / len(c)
+        rest += own_key * target
+        rest *= inverse  # 1 - Attn_k without cancellation
+        elsewhere = squares.T @ np.square(inverse, out=inverse)  # summed over prompts before the features
+        errors[some, k] = (np.einsum("rn,rn->n", rest, rest) + (elsewhere * others**2).sum(axis=0)) / (2 * len(c))
     for n, k in np.argwhere(~near):
         scores = attention_scores(logits[n, :, k], counts, None if mask_query else k)
         attention[n, :, k] = scores.attention.mean(axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import DATA, Trace
 
 RAW_SAMPLES = 200_000
+# As many samples are worked on at a time as stay in a processor's cache.
+AT_ONCE = 10_000
 
 
 def measure(experiment: Experiment[Prompts], data: Mapping[int, Arrays], runs: Mapping[str, Run]) -> dict[str, Trace]:
@@ -79,8 +82,9 @@ def raw_errors(settings: Prompts, logits: np.ndarray, generator: np.random.Gener
     counts = generator.multinomial(settings.context_length, settings.distribution, size=RAW_SAMPLES)
     # <w, v_m> of orthonormal features are independent standard normal numbers.
     labels = generator.normal(size=counts.shape)
-    errors = np.empty(len(logits))
-    for k in range(len(logits)):
-        seen = attention_scores(logits[:, k], counts, None if settings.mask_query else k)
-        errors[k] = np.mean(((seen.attention * labels).sum(axis=1) - labels[:, k]) ** 2) / 2
-    return errors
+    errors = np.empty((len(logits), len(counts)))
+    for k, first in product(range(len(logits)), range(0, len(counts), AT_ONCE)):
+        some = slice(first, first + AT_ONCE)
+        seen = attention_scores(logits[:, k], counts[some], None if settings.mask_query else k)
+        errors[k, some] = ((seen.attention * labels[some]).sum(axis=1) - labels[some, k]) ** 2
+    return errors.mean(axis=1) / 2

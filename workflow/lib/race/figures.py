@@ -43,8 +43,8 @@ def matrix(standings: Standings) -> Drawing:
         rows = [[standings.rows[problem, rule] for problem in problems] for rule in rules]
         values = np.array([[number(row) for row in line] for line in rows])
         drawn = np.log10(values) if panel == "behind" else values
-        called = f"log10 of {panel}" if panel == "behind" else panel
-        image = sheet.heat(ax, called, "race", drawn, role="comparison", **style)
+        called, name = (f"log10 of {panel}", f"log10 of {title}") if panel == "behind" else (panel, title)
+        image = sheet.heat(ax, called, "race", drawn, role="comparison", name=name, **style)
         _bar(sheet, ax, image, panel)
         marks: dict[str, list[tuple[int, int]]] = {}
         for j, line in enumerate(rows):

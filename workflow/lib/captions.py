@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
+from workflow.lib import places
 from workflow.lib.errors import UserError
 from workflow.lib.plan import reading
 from workflow.lib.plan.evidence import Setting
@@ -44,7 +45,8 @@ def _changed(paper: Paper, experiment: Experiment) -> list[str]:
     mine = {name: setting for name, setting in experiment.sourced() if setting.source == "user"}
     if not mine:
         return []
-    entries = reading.shipped(paper.name)["experiments"].values()
+    # The race is no room: its entries are those of its own configuration.
+    entries = reading.shipped(paper.name)["experiments"].values() if paper.name in places.rooms() else ()
     beside = set(experiment.optimizers).difference(*(entry["optimizers"] for entry in entries))
     return [
         f"{experiment.name}.{name} = {setting.value}"

@@ -132,13 +132,23 @@ def exchanged(name: str) -> Change:
     """Every run goes on from the boosting of another seed."""
 
     def change(found: Tables) -> None:
-        found[name] = measured(name, exchange=True)
+        found[name] = dict(_exchanged(name))
 
     return change
 
 
+@cache
+def _exchanged(name: str) -> Mapping[str, Trace]:
+    return measured(name, exchange=True)
+
+
 def scaled_gradients(found: Tables) -> None:
     """The compiled loop, with the factor 1/2 of the loss forgotten."""
+    found["checks"] = dict(_scaled_gradients())
+
+
+@cache
+def _scaled_gradients() -> Mapping[str, Trace]:
     compiled = kernels.gradients
 
     def off(*arguments: Any) -> float:
@@ -149,7 +159,7 @@ def scaled_gradients(found: Tables) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "gradients", off)
-        found["checks"] = measured("checks")
+        return measured("checks")
 
 
 def never(values: np.ndarray) -> np.ndarray:
@@ -202,11 +212,15 @@ KILLERS: list[tuple[str, Change]] = [
 ]
 
 
+@cache
+def used() -> Mapping[str, Any]:
+    return {name: experiment(name, **SHORTER.get(name, {})) for name in shared()}
+
+
 def holds(claim: str, found: Tables) -> bool:
     entry = PAPER.claims[f"scb.{claim}"]
-    used = {name: experiment(name, **SHORTER.get(name, {})) for name in found}
     try:
-        values = rooms.claims("scb")[entry.name](Metrics(found), used)
+        values = rooms.claims("scb")[entry.name](Metrics(found), used())
     except NotRecordedError:
         return False
     return verdict(values, entry.low, entry.high, entry.share)[1]

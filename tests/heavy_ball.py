@@ -45,4 +45,41 @@ class WithoutLr(HeavyBall):
         super().__init__(params, 0.1)
 
 
+class Replacing(torch.optim.Optimizer):
+    """Gradient descent as older code writes it: tensors that require gradients, given another tensor each step."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__([p for p in params if p.requires_grad], {"lr": lr})
+
+    def step(self, closure=None):
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data = p.data - group["lr"] * p.grad
+        return loss
+
+
+class Failing(Replacing):
+    """Has a mistake of its own."""
+
+    def step(self, closure=None):
+        raise KeyError("momentum")
+
+
+class Differentiating(Replacing):
+    """Wants second derivatives, for which there is no graph."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                torch.autograd.grad(p.grad.sum(), p)
+
+
+class WithoutClosure(Replacing):
+    """Takes no closure."""
+
+    def step(self):
+        pass
+
+
 NotAnOptimizer = dict

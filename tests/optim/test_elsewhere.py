@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import ROOT, environment, job_counts, snakemake, stage
 from workflow.lib import optim, rooms
@@ -57,6 +58,14 @@ def planned(entry: dict[str, Any], **settings: Any) -> Experiment:
         ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1}, ["mine.warmup: is missing"]),
         ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1, "warmup": 2.5}, ["mine.warmup", "whole number", "2.5"]),
         ({"rule": "tests.heavy_ball.Demanding", "lr": 0.1, "warmup": 2, "name": 3}, ["mine.name"]),
+        (
+            {"rule": "tests.heavy_ball.Failing"},
+            ["takes no step: KeyError: 'momentum'", "heavy_ball.py, line", "raise Key"],
+        ),
+        ({"rule": "tests.heavy_ball.Differentiating"}, ["takes no step", "without the graph behind them"]),
+        ({"rule": "tests.heavy_ball.WithoutClosure"}, ["takes no step: TypeError", "step(closure)"]),
+        ({"rule": "ngd", "lr": [0.1, 0.2]}, ["mine.lr: expected a number, found [0.1, 0.2]", "{sweep: [...]}"]),
+        ({"rule": "ngd", "lr": None}, ["mine.lr: expected a number, found null"]),
     ],
 )
 def test_a_mistake_is_told_while_planning(entry: dict[str, Any], words: list[str]) -> None:
@@ -65,6 +74,32 @@ def test_a_mistake_is_told_while_planning(entry: dict[str, Any], words: list[str
     for word in [WHERE, *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_gives_parameters_another_tensor_moves_them() -> None:
+    w = torch.arange(12, dtype=torch.float64).reshape(3, 2, 2)
+    expected = 0.9**4 * w
+    optimizer = optim.build("tests.heavy_ball.Replacing", [w], stacked=True, lr=0.1)
+
+    def closure() -> torch.Tensor:
+        w.grad = w.clone()
+        return w.square().sum((1, 2)) / 2
+
+    for _ in range(4):
+        optimizer.step(closure)
+    torch.testing.assert_close(w, expected)
+
+
+def test_an_error_in_a_step_is_told_by_the_users_line() -> None:
+    of = "tests.heavy_ball.Failing"
+    failing = optim.optimizer_class(of)([torch.ones(1, requires_grad=True)])
+    with (
+        pytest.raises(UserError, match=r"Failing takes no step: .*heavy_ball\.py, line \d+: raise"),
+        optim.explained(of),
+    ):
+        failing.step()
+    with pytest.raises(KeyError), optim.explained(of):  # not theirs
+        raise KeyError("ours")
 
 
 def test_good_values_are_read() -> None:

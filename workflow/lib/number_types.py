@@ -26,6 +26,10 @@ def _number(value: Any) -> Any:
         if not _NUMBER.fullmatch(value):
             raise ValueError(f"expected a number, found the text {shortened(value)}")
         return float(value)
+    if isinstance(value, list):
+        raise ValueError(f"expected a number, found {shortened(value)}; several in turn are a sweep: {{sweep: [...]}}")
+    if value is None:
+        raise ValueError("expected a number, found null")
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise ValueError(f"expected a number with a decimal point or e, or a smaller one; found {shortened(value)}")
     return value

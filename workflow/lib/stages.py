@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib import costs, identity, rooms, startup
+from workflow.lib import costs, identity, optim, rooms, startup
 from workflow.lib.contract import Drawing, Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays, atomic, read_arrays, read_parameters, write_arrays, write_parameters, write_text
@@ -76,7 +76,8 @@ def train(
         alone = len(entries) == 1
         checkpoints.append(parameters.with_suffix(".checkpoint" if alone else f".{entry.label}.checkpoint"))
         own_events = events if alone or events is None else events / entry.label
-        run = training(experiment, entry, arrays, Job(device, checkpoints[-1], before, own_events))
+        with optim.explained(entry.rule):
+            run = training(experiment, entry, arrays, Job(device, checkpoints[-1], before, own_events))
         traces[entry.label] = run.trace
         kept |= {_parameter(experiment, entry.label, name): array for name, array in run.parameters.items()}
     what = identity.of_run(experiment, optimizer, seeds)

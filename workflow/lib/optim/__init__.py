@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,11 @@ def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
             _foreign.check(rule, hyperparameters)
     except ValueError as error:
         raise UserError(f"{rule}: {error}") from None
+
+
+def explained(rule: str) -> AbstractContextManager[None]:
+    """Around steps: an error that comes out of a class from elsewhere is told by its own line, as a UserError."""
+    return _foreign.explained(rule) if _is_foreign(rule) else nullcontext()
 
 
 def optimizer_class(rule: str) -> type[torch.optim.Optimizer]:

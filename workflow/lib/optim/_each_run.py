@@ -15,7 +15,7 @@ class EachRun(torch.optim.Optimizer):
 
     A closure makes the gradients of all runs and returns their losses, shape (runs,). It is evaluated once for all
     runs; a rule that evaluates it again within a step (such as LBFGS) evaluates the whole stack again and gets its own
-    run's loss, which is right and slow. Parameters must keep their storage, as they do but for `.data = ...`.
+    run's loss, which is right and slow. A class may give a parameter another tensor (`p.data = ...`).
 
     `param_groups` are as a single run's, with the stacked tensors; what is set there (by a scheduler, say) reaches
     every run. `state_dict` holds one state for each run under `runs`.
@@ -28,14 +28,14 @@ class EachRun(torch.optim.Optimizer):
         ValueError: the tensors do not agree on the number of runs, or a group has an unknown hyper-parameter.
     """
 
-    def __init__(self, params: Iterable[Any], make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> None:
+    def __init__(self, params: Iterable[Any], make: Callable[[list[Any]], torch.optim.Optimizer]) -> None:
         self.inner: list[torch.optim.Optimizer] = []
         super().__init__(params, {})
         sizes = {len(p) if p.ndim else 0 for group in self.param_groups for p in group["params"]}
         if len(sizes) != 1:
             raise ValueError(f"params: expected the same number of runs along every first dimension, found {sizes}")
         (self.runs,) = sizes
-        self.inner = [make([self._of_run(group, run) for group in self.param_groups]) for run in range(self.runs)]
+        self.inner = [make(self._of(run)) for run in range(self.runs)]
         self.defaults = self.inner[0].defaults
         self._told = [self._share(*pair) for pair in zip(self.param_groups, self.inner[0].param_groups, strict=True)]
 
@@ -62,6 +62,7 @@ class EachRun(torch.optim.Optimizer):
                 self._hand_gradients(run)
         for run, optimizer in enumerate(self.inner):
             optimizer.step(None if closure is None else self._own(closure, losses, run))  # type: ignore[arg-type]
+            self._take_over(run)
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,8 +78,14 @@ class EachRun(torch.optim.Optimizer):
             optimizer.load_state_dict(state)
         self._told = [_values(group) for group in self.param_groups]
 
+    def _of(self, run: int) -> list[Any]:
+        groups = [self._of_run(group, run) for group in self.param_groups]
+        alone = len(groups) == 1 and set(groups[0]) == {"params"}
+        return groups[0]["params"] if alone else groups  # type: ignore[no-any-return]  # not every class takes groups
+
     def _of_run(self, group: dict[str, Any], run: int) -> dict[str, Any]:
-        return {**group, "params": [p.detach()[run] for p in group["params"]]}
+        # Some classes take those alone that require gradients.
+        return {**group, "params": [p.detach()[run].requires_grad_() for p in group["params"]]}
 
     def _share(self, group: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         """Show the values of one run's group in the stacked group; what was told to the runs so far."""
@@ -104,6 +111,16 @@ class EachRun(torch.optim.Optimizer):
                 # Copied, because a closure that is evaluated again writes over the gradients of the runs to come.
                 view.grad = None if p.grad is None else p.grad[run].clone()
 
+    @torch.no_grad()
+    def _take_over(self, run: int) -> None:
+        """Copy what a class put elsewhere than into the stacked tensors, which the next gradients are taken at."""
+        for group, own in zip(self.param_groups, self.inner[run].param_groups, strict=True):
+            for p, view in zip(group["params"], own["params"], strict=True):
+                ours = p[run]
+                if view.data_ptr() != ours.data_ptr():
+                    ours.copy_(view)
+                    view.data = ours.detach()
+
     def _own(self, closure: Callable[[], Any], losses: Any, run: int) -> Callable[[], Any]:
         """The closure of one run, whose first evaluation was made with all the others'."""
         first = True
@@ -111,6 +128,7 @@ class EachRun(torch.optim.Optimizer):
         def own() -> Any:
             nonlocal first, losses
             if not first:
+                self._take_over(run)
                 losses = closure()
                 with torch.no_grad():
                     self._hand_gradients(run)

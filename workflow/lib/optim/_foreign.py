@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -113,19 +115,60 @@ def traits(rule: str, hyperparameters: Mapping[str, Any]) -> Traits:
 
 
 def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
-    """Build the class once on a parameter of its own.
+    """Build the class once on a parameter of its own, and let one that is not torch's take a step.
 
     Raises:
-        UserError: with what its constructor said.
+        UserError: with what its constructor or its step said.
     """
     import torch
 
     startup.spare()
+    parameter = torch.ones(2, 2, requires_grad=True)
     try:
-        optimizer_class(rule)([torch.zeros(2, 2, requires_grad=True)], **hyperparameters)  # type: ignore[call-arg]
+        optimizer = optimizer_class(rule)([parameter], **hyperparameters)  # type: ignore[call-arg]
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise UserError(f"{rule} refuses these hyper-parameters: {told}") from None
+    if _is_torch_s(optimizer_class(rule)):
+        return
+
+    def closure() -> torch.Tensor:  # as everywhere here: a loss and a gradient, without the graph behind them
+        parameter.grad = parameter.detach().clone()
+        return parameter.detach().square().sum() / 2
+
+    closure()
+    with explained(rule):
+        optimizer.step(closure)  # type: ignore[arg-type]
+
+
+@contextmanager
+def explained(rule: str) -> Iterator[None]:
+    """Tell of what goes wrong in a class from elsewhere by its own line, in place of the lines that called it.
+
+    Raises:
+        UserError: an error came out of the class.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        theirs = {str(path.resolve()) for path in files(rule)}
+        lines = [
+            line for line in traceback.extract_tb(error.__traceback__) if str(Path(line.filename).resolve()) in theirs
+        ]
+        called = isinstance(error, TypeError) and "step()" in str(error)
+        if not lines and not called:
+            raise
+        place = f" ({lines[-1].filename}, line {lines[-1].lineno}: {lines[-1].line})" if lines else ""
+        mend = ""
+        if called:
+            mend = (
+                " A step is called as torch's: step(closure), where closure makes the gradients and returns the loss."
+            )
+        elif "require grad" in str(error) or "grad_fn" in str(error):
+            mend = " Gradients and losses come without the graph behind them, so that a step cannot differentiate them."
+        raise UserError(f"{rule} takes no step: {type(error).__name__}: {error}{place}.{mend}") from None
 
 
 def build(rule: str, parameters: Iterable[Any], stacked: bool, hyperparameters: Mapping[str, Any]) -> Any:

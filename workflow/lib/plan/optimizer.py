@@ -17,8 +17,8 @@ from workflow.lib.plan.evidence import Model, Setting, at
 if TYPE_CHECKING:
     import torch
 
-# Labels that the tables of metrics use for something else.
-RESERVED = ("data",)
+# Labels that the tables of metrics, and numbers in captions, use for something else.
+RESERVED = ("data", "nan")
 
 
 class Options(BaseModel):
@@ -51,7 +51,7 @@ class Optimizer(Model, Generic[O]):
             UserError: naming the key, what was found and what is allowed.
         """
         if named(label, where) in RESERVED:
-            raise UserError(f"{where}: the label {label!r} is taken by the tables; choose another one with `rule:`")
+            raise UserError(f"{where}: the label {label!r} is taken; choose another one with `rule:`")
         if not isinstance(entry, Mapping):
             raise UserError(
                 f"{where}: expected a mapping of hyper-parameters to values, which may be empty ({{}}); found {entry!r}"

@@ -12,14 +12,11 @@ Rows here are the paper's columns: `value[m]` is V's column m (after state m), `
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Callable
-from typing import TypeVar, cast
 
-import numba
 import numpy as np
+
+from workflow.lib.papers.scb.compiling import compiled, part
 
 LANES = 16
 _PER_WORD = 4  # tokens from one 64-bit word
@@ -27,50 +24,6 @@ _PER_ROUND = LANES * _PER_WORD
 _BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
 _LINE = 64  # bytes of a line of the cache
 _CHUNK = 64  # entries that are looked at together for one that is not zero
-
-Function = TypeVar("Function", bound=Callable[..., object])
-_LOOSE = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning: runs may diverge
-
-
-def compiled(function: Function) -> Function:
-    """Compile with vectorised sums (the order of summation is fixed, but not left to right).
-
-    Compiled code is cached beside this file or in the user's cache folder; without a writable one it is
-    compiled anew by every process.
-    """
-    try:
-        return cast(Function, numba.njit(function, cache=True, fastmath=_LOOSE))
-    except RuntimeError:
-        return cast(Function, numba.njit(function, fastmath=_LOOSE))
-
-
-def part(function: Function) -> Function:
-    """A part of a compiled function, which takes its lines in.
-
-    Were it compiled by itself, a process that compiles would call that code, and one that loads its caller from the
-    cache would call the caller's own copy: two orders of summation, which differ in the last digits.
-    """
-    return cast(Function, numba.njit(function, fastmath=_LOOSE, inline="always"))
-
-
-def _without_scipy() -> None:
-    """Let numba load its matrix routines without scipy, whose import takes longer than a training here.
-
-    numba looks for scipy's BLAS when it loads them, and does without it where there is none; the loops below
-    multiply no matrices. Where scipy was imported before, nothing is spared and nothing changes.
-    """
-    blas = "scipy.linalg.cython_blas"
-    if "scipy.linalg" in sys.modules:
-        return
-    # With None in its place, its import fails.
-    sys.modules[blas] = None  # type: ignore[assignment]
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        del sys.modules[blas]
-
-
-_without_scipy()
 
 
 def room(shape: tuple[int, ...], kind: type = np.float64) -> np.ndarray:

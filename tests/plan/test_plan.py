@@ -103,6 +103,29 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("paper", "experiment", "settings", "told"),
+    [
+        ("icl", "population", {"context_lengths": ["inf"]}, "context_lengths.0: expected 'infinite' or a whole number"),
+        ("icl", "population", {"feature_counts": 5}, "feature_counts: expected a list; found 5"),
+        ("ib", "orthogonal", {"optimal_position": 2.5}, "expected 'random' or a whole number; found 2.5"),
+        ("ib", "bert_mnli", {"encoder": 5}, "encoder: expected a text or a mapping; found 5"),
+        ("ntp", "two_stage", {"lengths": [2.5]}, "lengths.0: expected a whole number, found 2.5"),
+        ("ntp", "two_stage", {"lengths": []}, "lengths: expected a list that is not empty; found []"),
+    ],
+)
+def test_a_value_of_no_form_gets_one_line(paper: str, experiment: str, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_paper(paper, {"experiments": {experiment: {"settings": settings}}})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_without_optimizers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"two_stage\.optimizers: expected at least one; .*`two_stage: null`"):
+        load_paper("ntp", {"experiments": {"two_stage": {"optimizers": {"ngd": None}}}})
+
+
 @pytest.mark.parametrize(("changes", "words"), BAD, ids=[" ".join(words[:2]) for _, words in BAD])
 def test_a_mistake_gets_one_message_that_names_it(changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:

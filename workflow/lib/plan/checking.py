@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +33,8 @@ def checked(model: type[Model], values: Any, where: str, what: str = "key") -> M
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_line(problem, model, where, what) for problem in error.errors())) from None
+        found = [_line(problem, model, where, what) for problem in _joined(error.errors())]
+        raise UserError("\n".join(dict.fromkeys(found))) from None
 
 
 def named(name: Any, where: str) -> str:
@@ -44,6 +45,53 @@ def named(name: Any, where: str) -> str:
             f"found {shortened(name)}"
         )
     return name
+
+
+# What pydantic says of forms -> the words of YAML.
+_FORMS_TOLD = {
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "too_short": "expected a list that is not empty",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "string_type": "expected a text",
+    "int_type": "expected a whole number",
+}
+
+
+def _worded(problem: Any) -> str:
+    """What pydantic says of one problem."""
+    return _FORMS_TOLD.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
+
+
+def _joined(problems: Sequence[Any]) -> Iterator[Any]:
+    """Problems, those of one value as one: a value that fits none of several forms has one for each of them.
+
+    Where a value is wrong in its parts, that the whole of it is too short without them says nothing.
+    """
+    places: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in problems:
+        # The names of forms have brackets or dashes, as in `literal['random']`; those of fields and places have none.
+        loc = tuple(part for part in problem["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
+        loc = tuple(part for part in loc if part not in _FORMS)
+        places.setdefault(loc, []).append({**problem, "loc": loc})
+    for loc, found in places.items():
+        within = any(other != loc and other[: len(loc)] == loc for other in places)
+        if within and all(problem["type"] in ("too_short", "string_type", "dict_type") for problem in found):
+            continue
+        fitting = found
+        if any(problem["type"] not in (*_OTHER_FORMS, "literal_error") for problem in found):
+            fitting = [problem for problem in found if problem["type"] not in _OTHER_FORMS]
+        messages = [_worded(problem) for problem in fitting]
+        joined = " or ".join(dict.fromkeys(_EXPECTED.sub("", message) for message in messages))
+        yield {**fitting[0], "type": "forms", "msg": f"expected {joined}"} if len(fitting) > 1 else fitting[0]
+
+
+# Said of the forms that a value does not have, where it has another one.
+_OTHER_FORMS = ("string_type", "dict_type", "model_type", "int_type", "none_required")
+_EXPECTED = re.compile(r"^(?:Input should be|expected) ")
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_FORMS = ("str", "float", "int", "bool", "list", "tuple", "dict", "none", "constrained-int")
 
 
 def _line(problem: Any, model: type[BaseModel], where: str, what: str) -> str:
@@ -57,7 +105,7 @@ def _line(problem: Any, model: type[BaseModel], where: str, what: str) -> str:
     if field is not None and field.description:
         found = problem["input"] if len(problem["loc"]) == 1 else f"{problem['input']!r} at {path}"
         return f"{where}.{first}: expected {field.description}; found {shortened(found)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _worded(problem)
     if not problem["loc"]:  # a check across several fields, which names them itself
         return f"{where}: {message}"
     found = "" if "found" in message else f"; found {shortened(problem['input'])}"

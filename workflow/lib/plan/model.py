@@ -416,7 +416,7 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
         if experiment not in experiments:
             raise UserError(
                 f"{where}.experiments: {unknown('experiment', experiment, experiments)} "
-                f"To leave the figure out: `{name}: null`."
+                f"(to leave the figure out: `{name}: null`)"
             )
     expected = [*drawings[figure.drawing]]
     if expected[-1:] == [...]:
@@ -538,4 +538,10 @@ def load_paper(room: Room, mine: Any = None, seeds: int | None = None) -> Paper:
     laid = reading.lay(reading.shipped(room.paper), {} if mine is None else mine, room.paper)
     if seeds is not None:
         laid = reading.lay(laid, {"experiments": {name: {"seeds": seeds} for name in laid["experiments"]}}, room.paper)
+    for name, entry in laid["experiments"].items():  # a part that a job gets may have none
+        if isinstance(entry, Mapping) and entry.get("optimizers") == {}:
+            raise UserError(
+                f"{room.paper}.experiments.{name}.optimizers: expected at least one; to leave the experiment out: "
+                f"`{name}: null`"
+            )
     return Paper.read(room, sweeps.expand(laid, room.paper))

@@ -31,7 +31,7 @@ def _prompts(experiment: Experiment[Prompts], quick: bool) -> Benchmark:
         f"icl {experiment.name}, Adam, per seed and epoch",
         plain=lambda: reference.train(**first, epochs=epochs, step_size=adam.hyperparameters["lr"]),
         fast=lambda: rooms.train(experiment)(experiment, adam, data, Job()),
-        floor=30,
+        floor=60,
         plain_units=epochs,
         fast_units=experiment.seeds * experiment.settings.epochs,
         repeats=2 if quick else 3,

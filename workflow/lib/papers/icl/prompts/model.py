@@ -38,6 +38,9 @@ class Evaluation:
 class TrainingPrompts:
     """The training prompts of several seeds, stacked, as counts and labels.
 
+    Arrays have the shape (seeds, K, M): sums over few features are then sums of whole rows of prompts, with a softmax
+    eight times as fast as one over a few neighbours.
+
     Args:
         data: seed -> arrays of `data.generate`.
         mask_query: whether the query token is left out of the keys.
@@ -50,44 +53,52 @@ class TrainingPrompts:
         seeds, prompts = query.shape
         tokens = np.stack([block["tokens"] for block in blocks])
         flat = np.arange(seeds * prompts)[:, None] * count + tokens.reshape(seeds * prompts, -1)
-        counts = np.bincount(flat.ravel(), minlength=seeds * prompts * count).reshape(seeds, prompts, count)
-        is_query = np.arange(count) == query[..., None]
+        found = np.bincount(flat.ravel(), minlength=seeds * prompts * count).reshape(seeds, prompts, count)
+        counts = np.ascontiguousarray(found.swapaxes(1, 2))
+        is_query = np.arange(count)[:, None] == query[:, None]
         keys = counts if mask_query else counts + is_query
-        labels = np.stack([block["tasks"] @ block["features"].T for block in blocks])
+        labels = np.stack([block["features"] @ block["tasks"].T for block in blocks])
         with np.errstate(divide="ignore"):
             self._log_keys = torch.from_numpy(np.log(keys))
         self._labelled = torch.from_numpy(counts / np.maximum(keys, 1))
         self._labels = self._labelled * torch.from_numpy(labels)
-        self._target = torch.from_numpy(labels[is_query].reshape(seeds, prompts))
+        self._target = torch.from_numpy((labels * is_query).sum(1))
         self._is_query = torch.from_numpy(is_query.astype(np.float64))
-        self._per_query = self._is_query.transpose(1, 2).contiguous()
-        self._rows = torch.from_numpy((np.arange(seeds)[:, None] * count + query).ravel())
+        # Where the logits of a prompt's query lie among those of all seeds, keys and queries.
+        column = np.arange(seeds * count).reshape(seeds, count, 1) * count
+        self._own_logits = torch.from_numpy(column + query[:, None])
         self._features = torch.from_numpy(np.stack([block["features"] for block in blocks]))
 
-    def evaluate(self, key_query: torch.Tensor) -> tuple[Evaluation, torch.Tensor]:
-        """L_hat = 1/(2M) sum_j (yhat_j - <w_j, x_query,j>)^2 at Q and its gradient in Q, both (seeds, d, d)."""
+    def evaluate(
+        self, key_query: torch.Tensor, look: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, Evaluation | None]:
+        """L_hat = 1/(2M) sum_j (yhat_j - <w_j, x_query,j>)^2 at Q (seeds, d, d), (seeds,), and its gradient in Q.
+
+        And where one is to `look`, what the prompts see, which only what is recorded asks for.
+        """
         features = self._features
-        # Transposed logits, so that a prompt's logits are the row of its query.
-        by_query = features @ key_query.mT @ features.mT
-        gathered = by_query.flatten(0, 1)[self._rows].view_as(self._labels)
-        weights = torch.softmax(self._log_keys + gathered, dim=-1)
-        predicted = (weights * self._labels).sum(-1)
-        residual = predicted - self._target
+        logits = features @ key_query @ features.mT
+        weights = torch.softmax(self._log_keys + logits.take(self._own_logits), dim=1)
+        predicted = (weights * self._labels).sum(1, keepdim=True)
+        residual = predicted[:, 0] - self._target
         prompts = residual.shape[1]
-        per_prompt = (residual / prompts)[..., None] * weights * (self._labels - predicted[..., None])
-        slope = self._per_query @ per_prompt
+        per_prompt = (residual / prompts)[:, None] * weights * (self._labels - predicted)
+        slope = per_prompt @ self._is_query.mT
+        loss, gradient = residual.square().sum(1) / (2 * prompts), features.mT @ slope @ features
+        if not look:
+            return loss, gradient, None
         seen = Evaluation(
-            loss=residual.square().sum(1) / (2 * prompts),
-            logits=by_query.mT,
+            loss=loss,
+            logits=logits,
             largest_entry=key_query.abs().amax((1, 2)),
             residual=residual,
-            on_target=(weights * self._labelled * self._is_query).sum(-1),
+            on_target=(weights * self._labelled * self._is_query).sum(1),
         )
-        return seen, features.mT @ slope.mT @ features
+        return loss, gradient, seen
 
     def mean_per_query(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over the prompts of each query, (seeds, M) to (seeds, K); NaN for a feature that is no query."""
-        return (self._per_query @ values[..., None])[..., 0] / self._per_query.sum(-1)
+        return (self._is_query @ values[..., None])[..., 0] / self._is_query.sum(-1)
 
 
 def population_loss(logits: torch.Tensor, counts: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:

@@ -34,22 +34,23 @@ def train(experiment: Experiment[Prompts], optimizer: Optimizer, data: Mapping[i
     key_query = torch.zeros(len(data), settings.dimension, settings.dimension, dtype=torch.float64)
     steps = optimizer.build([key_query], stacked=True)
     wanted = set(settings.recorded)
-    evaluations: list[Evaluation] = []
+    kept: list[Evaluation] = []
+    look = False
 
     def closure() -> torch.Tensor:
-        evaluation, key_query.grad = prompts.evaluate(key_query)
-        evaluations.append(evaluation)
-        return evaluation.loss
+        nonlocal look
+        loss, key_query.grad, seen = prompts.evaluate(key_query, look)
+        if seen is not None:
+            kept.append(seen)
+            look = False  # at the start of the epoch alone; some rules look further
+        return loss
 
-    kept = []
     for epoch in range(settings.epochs + 1):
-        evaluations.clear()
+        look = epoch in wanted
         if epoch < settings.epochs:
             steps.step(closure)  # type: ignore[arg-type]
         else:
             closure()
-        if epoch in wanted:
-            kept.append(evaluations[0])  # at the start of the epoch; some rules look further
     logits = torch.stack([now.logits for now in kept], dim=1).numpy()
     return Run(_trace(settings, prompts, kept, logits, data), {"logits": logits, "key_query": key_query.numpy()})
 

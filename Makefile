@@ -7,19 +7,23 @@ BIN := .venv/bin
 # Shell rules call `python`: the environment's comes first on PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: figures test test-whole test-parts bench report lint lock clean
+.PHONY: figures test test-whole test-slurm test-parts bench report lint lock clean
 
 # On a terminal snakemake shows bars; in a pipe, its plain log.
 figures: .venv/ready
 	snakemake $$(test -t 2 && echo --logger rich) --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
-# Two processes: one for all that needs a whole run or another program, so that there is one of each, one for the rest.
+# Three processes: one for all that needs a whole run or another program, so that there is one of each; one for the
+# trial cluster, whose tests mostly wait; one for the rest.
+SELECTED_whole = whole and not slurm
+SELECTED_slurm = slurm
+SELECTED_parts = not whole
 test: .venv/ready
-	$(MAKE) --no-print-directory --jobs 2 --keep-going test-whole test-parts
+	$(MAKE) --no-print-directory --jobs 3 --keep-going test-whole test-slurm test-parts
 
-test-whole test-parts: test-%: .venv/ready
-	pytest -m "$(if $(filter whole,$*),whole,not whole)"
+test-whole test-slurm test-parts: test-%: .venv/ready
+	pytest -m "$(SELECTED_$*)"
 
 bench: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.benchmarks $(if $(filter quick,$(BENCH)),--quick)

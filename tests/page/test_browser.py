@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
 from tests.page.results import write
 from workflow.lib import page
 
@@ -27,9 +28,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     install = os.environ.get("TRIAL_BROWSER") == "install" and os.geteuid() == 0
     if not install and not os.environ.get("NODE_PATH"):
         pytest.skip("no browser: TRIAL_BROWSER=install fetches one, NODE_PATH names a folder of npm's packages")
-    if install and not (shutil.which("chromium") and shutil.which("npm")):
-        run("apt-get", "update")
-        run("apt-get", "install", "--yes", "--no-install-recommends", "chromium", "nodejs", "npm")
+    there = shutil.which("chromium") and shutil.which("npm")
+    if install and not there and (reason := debian.install("chromium", "nodejs", "npm")):
+        pytest.skip(f"no browser: {reason}")
     chromium = shutil.which("chromium")
     if chromium is None or shutil.which("node") is None:
         pytest.skip("no browser: chromium and node are needed")

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import debian
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 DAEMONS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
-POLICY = Path("/usr/sbin/policy-rc.d")
 ACCOUNT = "lab"
 FOLDER = "trial-slurm"  # tells this module's daemons from those of another Slurm
 
@@ -52,26 +53,10 @@ def refuse_foreign_slurm() -> None:
 def install() -> None:
     """Install Debian's packages, with no daemon started; Unavailable says why it cannot be done."""
     refuse_foreign_slurm()
-    if os.geteuid() != 0:
-        raise Unavailable("installing Slurm's packages needs root")
-    if shutil.which("apt-get") is None:
-        raise Unavailable("no apt-get: the trial cluster is made of Debian packages")
     if not missing_programs(accounting=True):
         return
-    own_policy = not POLICY.exists()
-    if own_policy:
-        POLICY.write_text("#!/bin/sh\nexit 101\n")
-        POLICY.chmod(0o755)
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    packages = PACKAGES + ACCOUNTING_PACKAGES
-    try:
-        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
-            done = subprocess.run(["apt-get", *command], env=quiet, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise Unavailable(f"apt-get {command[0]} failed: {done.stderr.strip()[-300:]}")
-    finally:
-        if own_policy:
-            POLICY.unlink()
+    if reason := debian.install(*PACKAGES, *ACCOUNTING_PACKAGES):
+        raise Unavailable(reason)
 
 
 def missing_programs(accounting: bool) -> list[str]:

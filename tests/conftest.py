@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,13 @@ def job_counts(output: str) -> dict[str, int]:
 
 
 def copy_project(target: Path) -> Path:
-    """A copy of the files under version control, to edit in a test."""
+    """A copy of the files under version control, to edit in a test; of modules with what is compiled of them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+        names = [name, cache_from_source(name)] if name.endswith(".py") else [name]
+        for found in filter(lambda each: (ROOT / each).is_file(), names):
+            (target / found).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / found, target / found)
     return target
 
 

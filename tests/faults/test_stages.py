@@ -254,13 +254,16 @@ def test_a_wrong_request_stops_before_anything_runs(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", ["config/config.yaml", "config/papers/ntp.yaml", "config/claims/ntp.yaml"])
-def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.slow
+def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
-    path = project / name
-    path.write_text(path.read_text() + "\nslip: [1, 2\n")
-    done = snakemake(project, "-n", project=project, check=False)
-    assert_one_message(done, name.rpartition("/")[2], "is not valid YAML", "line")
+    for name in ("config/config.yaml", "config/papers/ntp.yaml", "config/claims/ntp.yaml"):
+        path = project / name
+        before = path.read_text()
+        path.write_text(before + "\nslip: [1, 2\n")
+        done = snakemake(project, "-n", project=project, check=False)
+        assert_one_message(done, name.rpartition("/")[2], "is not valid YAML", "line")
+        path.write_text(before)
 
 
 @pytest.mark.slow

@@ -134,6 +134,7 @@ def test_a_table_that_is_none(slurm: Slurm, tmp_path: Path) -> None:
     assert "expected `partitions:`" in refusal(CPU, table=table)
 
 
+@pytest.mark.slow
 def test_the_profile_without_a_cluster_ends_with_one_message(tmp_path: Path) -> None:
     """The whole command, on a PATH that has what the workflow needs and no Slurm."""
     tools = tmp_path / "bin"

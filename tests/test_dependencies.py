@@ -58,6 +58,7 @@ def test_environments_have_the_versions_of_the_lock(name: str) -> None:
         ((), {"PIP_FIND_LINKS": "/a/folder/of/wheels"}, None),
     ],
 )
+@pytest.mark.slow
 def test_make_takes_torch_for_the_cpu_where_there_is_no_gpu(
     tmp_path: Path, has: tuple[str, ...], given: dict[str, str], index: str | None
 ) -> None:
@@ -73,6 +74,7 @@ def test_make_takes_torch_for_the_cpu_where_there_is_no_gpu(
     assert "-c requirements.lock -e '.[test]'" in said
 
 
+@pytest.mark.slow
 def test_no_package_is_built_that_would_lack_the_yaml(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]

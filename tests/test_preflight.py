@@ -212,6 +212,7 @@ def no_gpu() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
+@pytest.mark.slow
 def test_a_job_on_a_node_without_a_gpu_ends_before_it_reads_anything(tmp_path: Path) -> None:
     named = ("--paper", "ib", "--experiment", "vit_mnist", "--optimizer", "sgd", "--seeds", "0", "--device", "cuda")
     files = {"data": "npz", "trace": "parquet", "parameters": "safetensors"}

@@ -36,6 +36,7 @@ def workstation(folder: Path, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(("bound", "fails"), [((), 0), (("--resources", "gpu=4"), 1)])
+@pytest.mark.slow
 def test_one_job_at_a_time_has_the_gpu(tmp_path: Path, bound: tuple[str, ...], fails: int) -> None:
     assert workstation(tmp_path, *bound) == fails
 

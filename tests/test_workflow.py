@@ -137,6 +137,7 @@ def test_a_paper_alone_has_its_claims_to_read(finished_project: Path) -> None:
     assert text == whole  # the one paper of this run
 
 
+@pytest.mark.slow
 def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> None:
     """Another checkout is installed in this environment, and the folder of the results holds a package of that name."""
     project = copy_project(tmp_path / "a project of one's own")
@@ -155,6 +156,7 @@ def test_a_job_runs_the_code_of_the_checkout_that_planned_it(tmp_path: Path) -> 
     assert "the copy ran" in done.stdout + done.stderr, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_braces_in_the_project_s_path_are_told(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "-n", project=copy_project(tmp_path / "{project}"), check=False)
     assert done.returncode != 0
@@ -219,6 +221,7 @@ def test_a_single_figure_needs_only_its_own_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [*PLAN.papers, "claims"])
+@pytest.mark.slow
 def test_target_rules(tmp_path: Path, target: str) -> None:
     done = snakemake(tmp_path, "-n", target)
     assert job_counts(done.stdout + done.stderr)[target] == 1

@@ -133,6 +133,7 @@ def test_a_user_s_file_that_does_not_load_is_one_message(tmp_path: Path, text: s
     assert said in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_user_s_file_takes_no_installed_package_s_place(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("raise RuntimeError('the wrong one')")
     (tmp_path / "mine.py").write_text("import torch, yaml\nclass Mine(torch.optim.SGD): pass\n")

@@ -220,6 +220,7 @@ def test_the_documentation_names_every_column() -> None:
     assert tuple(re.findall(r"`(\w+)`", " ".join(cells))) == standings.COLUMNS
 
 
+@pytest.mark.slow
 def test_the_leaderboard_goes_into_the_documentation(tmp_path: Path) -> None:
     planned = race()
     solved, lost = entrant(0.1, [3.0, 4.0, 5.0]), entrant(0.1, [NEVER, NEVER, 3.0])

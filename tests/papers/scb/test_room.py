@@ -505,6 +505,7 @@ def test_all_runs_share_boosting_and_start_as_computed() -> None:
                 np.testing.assert_array_equal(trace[metric].values[:, :11], measured["prox"][metric].values[:, :11])
 
 
+@pytest.mark.slow
 def test_without_noise_the_alignments_follow_the_population_path() -> None:
     """A batch of 200,000 leaves little noise: alpha_V and alpha_A grow as predicted."""
     settings = {
@@ -564,6 +565,7 @@ def test_where_the_start_diverged_so_did_what_goes_on_from_it() -> None:
     assert np.isnan(measured["prox"]["value_distance"].final()).all()
 
 
+@pytest.mark.slow
 def test_figures_and_claims_bear_short_runs_without_any_right_support() -> None:
     paper, experiments, tables = rooms.load_paper("scb"), {}, {}
     for name in paper.experiments:

@@ -157,6 +157,7 @@ def test_a_tiny_bert_begins_as_transformers_would() -> None:
     assert not own["bert.embeddings.word_embeddings.weight"][0].any()
 
 
+@pytest.mark.slow
 def test_stacked_berts_train_without_transformers() -> None:
     """It takes longer to import than a small run takes."""
     code = "import sys, workflow.lib.papers.ib.deep.training; assert 'transformers' not in sys.modules"

@@ -249,7 +249,10 @@ def stops_after(steps: int, patch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-@pytest.mark.parametrize(("kind", "rule"), [*(("vision", rule) for rule in OPTIMIZERS), ("language", "adam")])
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [*(("vision", rule) for rule in OPTIMIZERS), pytest.param("language", "adam", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("stop", [2, 5, 8])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workflow.lib import captions, rooms
+from workflow.lib import captions, judging, rooms
 from workflow.lib.papers.ib.deep import figures as deep
 from workflow.lib.papers.ib.synthetic import figures as synthetic
 from workflow.lib.papers.scb import naming
@@ -97,3 +97,18 @@ def test_rows_of_scb_figure_1_are_called_by_their_steps() -> None:
     assert naming.steps_told(*rows) == ("printed steps", "steps × 10")
     of = paper("scb", main={"optimizers": {"prox": {"lr": 0.1}}})
     assert naming.steps_told(of.experiment("main"), rows[1]) == ("steps of yours", "other steps")
+
+
+@pytest.mark.parametrize("settings", ["as shipped", "yours: two_stage.steps_ov = 20"])
+def test_the_ledger_says_that_claims_speak_of_shipped_settings(settings: str, tmp_path: Path) -> None:
+    row = {**dict.fromkeys(judging.COLUMNS, ""), "claim": "ntp.fig2.loss_ov", "paper": "ntp", "settings": settings}
+    judging.write_csv(tmp_path / "claims.csv", [{**row, "measured": 1, "high": 2, "share": 1, "verdict": "holds"}])
+    judging.write_markdown(tmp_path / "claims.md", [tmp_path / "claims.csv"], {"ntp": "title"})
+    text = (tmp_path / "claims.md").read_text()
+    assert ("speak of the settings as shipped" in text) == (settings in text) == settings.startswith("yours")
+
+
+def test_claims_of_scb_state_no_step_that_a_setting_says() -> None:
+    """They are measured at the end of the runs, wherever that is, and of optimizers by label."""
+    claims = rooms.load_paper("scb").claims.values()
+    assert not [claim.name for claim in claims if "at 1000" in claim.statement or "SGD at 0" in claim.statement]

@@ -160,6 +160,8 @@ def write_markdown(path: Path | str, tables: Iterable[Path], titles: Mapping[str
         "*measured* is the decisive seed's value: the worst one that has to lie in the band. "
         "*source* says where the claim comes from, and the band where that differs.\n",
     ]
+    if any(claim.own for _, claims in papers for claim in claims):
+        parts.append("Claims and bands speak of the settings as shipped; *settings* says where yours were measured.\n")
     for table, claims in papers:
         paper = claims[0].paper if claims else table.parent.name
         parts.append(f"## {paper}: {titles[paper]}\n\n{_counted(claims)}.\n")

@@ -43,8 +43,8 @@ def python(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m <module> <arguments>` with a project's library.
 
-    It runs in a fork of a process that has loaded this one's; `anew`, in a process whose CPU seconds count, start and
-    all, among those of this one's children.
+    It runs in a fork of a process that has loaded this one's, and so do snakemake's jobs; `anew`, in a process whose
+    CPU seconds count, start and all, among those of this one's children.
     """
     if not anew and project == ROOT and sys.platform == "linux":  # elsewhere libraries may not bear to be forked
         return forks.run(module, list(arguments), environment(ROOT), cwd)
@@ -105,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole workflow as it is shipped, run once: the folder that holds its `results`."""
+    """The whole workflow as it is shipped, run once, as a user runs it: the folder that holds its `results`."""
     directory = tmp_path_factory.mktemp("default")
-    snakemake(directory, "--cores", "2")
+    snakemake(directory, "--cores", "2", anew=True)  # its jobs tell what they hold, which a fork does not know
     return directory

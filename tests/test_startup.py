@@ -56,6 +56,14 @@ assert not {"GDEF", "GPOS", "GSUB", "MATH"} & set(found.keys())
     assert imported(code, "matplotlib.mathtext") == ["matplotlib.mathtext"]
 
 
+def test_measuring_needs_no_torch_and_a_hard_margin_no_scipy() -> None:
+    kinds = ("ntp", "icl.prompts", "icl.population", "ib.synthetic", "ib.deep", "scb")
+    code = "\n".join(f"import workflow.lib.papers.{kind}.metrics" for kind in kinds)
+    assert imported(code, "torch", "pandas", "matplotlib") == []
+    code = "import numpy as np; from workflow.lib.max_margin import max_margin; max_margin(np.eye(2))"
+    assert imported(code, "daqp", "scipy", "qpsolvers") == ["daqp"]
+
+
 LEAN = """
 from workflow.lib import startup
 startup.begin_training()

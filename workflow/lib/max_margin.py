@@ -22,7 +22,7 @@ class MaxMargin:
     residual: float
 
 
-def max_margin(constraints: np.ndarray, solver: str = "daqp") -> MaxMargin:
+def max_margin(constraints: np.ndarray) -> MaxMargin:
     """Solve min ||w|| subject to constraints @ w >= 1.
 
     The solution lies in the span of the constraints, so with fewer constraints than unknowns the problem is
@@ -30,7 +30,6 @@ def max_margin(constraints: np.ndarray, solver: str = "daqp") -> MaxMargin:
 
     Args:
         constraints: shape (m, k), one row per constraint, m >= 1.
-        solver: any solver that qpsolvers knows.
 
     Raises:
         ValueError: no w meets all constraints.
@@ -40,11 +39,17 @@ def max_margin(constraints: np.ndarray, solver: str = "daqp") -> MaxMargin:
     if count < unknowns:
         basis, triangle = np.linalg.qr(constraints.T)
         rows = triangle.T
-    import qpsolvers  # not at the top: the plan imports every room's claims
+    import daqp  # not at the top: the plan imports every room's claims
 
-    problem = qpsolvers.Problem(P=np.eye(rows.shape[1]), q=np.zeros(rows.shape[1]), G=-rows, h=-np.ones(count))
-    solution = qpsolvers.solve_problem(problem, solver=solver)
-    if not solution.found or solution.x is None:
+    # min 1/2 |x|^2 subject to -rows @ x <= -1, with no lower bounds; 0 is the sense of an inequality.
+    nothing, free = np.zeros(rows.shape[1]), np.full(count, -1e30)
+    x, _, status, told = daqp.solve(
+        np.eye(rows.shape[1]), nothing, -rows, -np.ones(count), free, np.zeros(count, dtype=np.intc)
+    )
+    if status <= 0:
         raise ValueError(f"no w has constraints @ w >= 1: the {count} constraints contradict each other")
-    residual = max(solution.primal_residual(), solution.dual_residual(), abs(solution.duality_gap()))
-    return MaxMargin(basis @ solution.x, np.asarray(solution.z), float(residual))
+    multipliers = told["lam"]
+    violated = max(0.0, 1 - (rows @ x).min())
+    stationary = np.abs(x - rows.T @ multipliers).max()
+    gap = abs(x @ x - multipliers.sum())
+    return MaxMargin(basis @ x, multipliers, float(max(violated, stationary, gap)))

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from tests.conftest import ROOT, environment
 from tests.papers.ib.deep.test_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
 from workflow.lib.contract import Job
-from workflow.lib.papers.ib.deep import bert, engines, standins, texts, tiny_bert, training
+from workflow.lib.papers.ib.deep import bert, engines, recorded, standins, texts, tiny_bert
 from workflow.lib.papers.ib.deep.data import averaged
 from workflow.lib.papers.ib.deep.settings import Scratch
 from workflow.lib.papers.ib.deep.stacked import Attention, Parameters, cross_entropy
@@ -205,7 +205,7 @@ def test_a_stack_trains_like_autograd(kind: str, rule: str, monkeypatch: pytest.
     together = run(e, rule, seeds=(0, 1))
     monkeypatch.setattr(type(e.settings), "stackable", False)
     alone = run(e, rule, seeds=(0, 1))
-    for metric in (*training.ITERATION_METRICS, *training.EPOCH_METRICS):
+    for metric in (*recorded.ITERATION_METRICS, *recorded.EPOCH_METRICS):
         a, b = (found.trace[metric].values for found in (together, alone))
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6, err_msg=metric)
     assert together.parameters.keys() == alone.parameters.keys()
@@ -216,7 +216,7 @@ def test_a_stack_trains_like_autograd(kind: str, rule: str, monkeypatch: pytest.
 def test_a_run_does_not_depend_on_its_stack(kind: str, rule: str) -> None:
     e = experiment(kind, optimizers=RULES, **STACKED[kind])
     together, alone = run(e, rule, seeds=(0, 1, 2)), run(e, rule, seeds=(1,))
-    for metric in (*training.ITERATION_METRICS, *training.EPOCH_METRICS):
+    for metric in (*recorded.ITERATION_METRICS, *recorded.EPOCH_METRICS):
         assert np.array_equal(together.trace[metric].values[1:2], alone.trace[metric].values)
     assert all(np.array_equal(together.parameters[n][1:2], alone.parameters[n]) for n in alone.parameters)
 

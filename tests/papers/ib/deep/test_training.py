@@ -21,7 +21,7 @@ from tests.reference import ib_deep as plain
 from workflow.lib import devices, rooms
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
-from workflow.lib.papers.ib.deep import bert, claims, figures, training
+from workflow.lib.papers.ib.deep import bert, claims, figures, recorded, training
 from workflow.lib.papers.ib.deep.data import encoder_folder, generate
 from workflow.lib.papers.ib.deep.metrics import measure, trailing_mean
 from workflow.lib.papers.ib.deep.settings import Scratch
@@ -68,7 +68,7 @@ def run(e: Experiment, rule: str, seeds: tuple[int, ...] = (0,), job: Job | None
 
 def same(a: Any, b: Any) -> None:
     assert a.seeds == b.seeds
-    for metric in (*training.ITERATION_METRICS, *training.EPOCH_METRICS):
+    for metric in (*recorded.ITERATION_METRICS, *recorded.EPOCH_METRICS):
         assert np.array_equal(a.trace[metric].values, b.trace[metric].values), metric
     assert a.parameters.keys() == b.parameters.keys()
     assert all(np.array_equal(a.parameters[name], b.parameters[name]) for name in a.parameters)
@@ -180,7 +180,7 @@ def test_what_a_run_records(rule: str) -> None:
 def test_seeds_do_not_depend_on_their_block(kind: str) -> None:
     e = experiment(kind)
     together, alone = run(e, "adam", seeds=(0, 1)), run(e, "adam", seeds=(1,))
-    for metric in (*training.ITERATION_METRICS, *training.EPOCH_METRICS):
+    for metric in (*recorded.ITERATION_METRICS, *recorded.EPOCH_METRICS):
         assert np.array_equal(together.trace[metric].values[1:], alone.trace[metric].values)
     assert all(np.array_equal(together.parameters[n][1:], alone.parameters[n]) for n in alone.parameters)
 

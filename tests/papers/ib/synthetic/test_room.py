@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.reference import ib_synthetic as plain
+from tests.reference import max_margin as other_solver
 from workflow.lib import captions, optim, rooms
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
@@ -420,11 +421,11 @@ def test_targets_equal_other_solvers_on_the_dense_problem() -> None:
     assert target.residual < 1e-9
     rows = span.constraints()
     dense = span.dense(target.w).ravel()
-    for other in (max_margin(rows, solver="clarabel").w, least_distance(rows)):
+    for other in (other_solver.max_margin(rows), least_distance(rows)):
         assert np.linalg.norm(dense - other) / np.linalg.norm(other) < 1e-6
     decoder_rows = np.unique(decoder_constraints(arrays), axis=0)
     u = max_margin(decoder_rows).w
-    assert u == pytest.approx(max_margin(decoder_rows, solver="clarabel").w, rel=1e-6, abs=1e-9)
+    assert u == pytest.approx(other_solver.max_margin(decoder_rows), rel=1e-6, abs=1e-9)
     assert u / np.linalg.norm(u) == pytest.approx(arrays["decoder"], abs=1e-9)
 
 

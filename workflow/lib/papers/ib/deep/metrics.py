@@ -8,8 +8,8 @@ import numpy as np
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
+from workflow.lib.papers.ib.deep.recorded import EPOCH_METRICS, ITERATION_METRICS
 from workflow.lib.papers.ib.deep.settings import Deep
-from workflow.lib.papers.ib.deep.training import EPOCH_METRICS, ITERATION_METRICS
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import DATA, Curve, Trace
 

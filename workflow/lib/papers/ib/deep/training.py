@@ -21,6 +21,7 @@ from workflow.lib.files import Arrays
 from workflow.lib.optim._norms import joint_norm
 from workflow.lib.papers.ib.deep import engines, pretraining
 from workflow.lib.papers.ib.deep.checkpoint import Checkpoint, signature
+from workflow.lib.papers.ib.deep.recorded import EPOCH_METRICS, ITERATION_METRICS
 from workflow.lib.papers.ib.deep.settings import Deep, Language, Vision, pretrains
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
@@ -28,9 +29,6 @@ from workflow.lib.runs import Trace
 from workflow.lib.watching import Watch
 
 CHECKPOINT_SECONDS = 300.0
-
-ITERATION_METRICS = ("train_loss", "gradient_norm", "step_size", "step_length")
-EPOCH_METRICS = ("test_accuracy", "test_loss", "attention")
 
 
 def train(experiment: Experiment[Vision | Language], optimizer: Optimizer, data: Mapping[int, Arrays], job: Job) -> Run:

@@ -4,6 +4,7 @@ Another workflow may use this one as a module, installed or not, beside Python p
 `workflow`, `lib` or `tests`. So nothing here changes `sys.path` or snakemake's prefix of all shell commands.
 """
 
+import gc
 import importlib.util
 import io
 import os
@@ -101,6 +102,8 @@ def python(wildcards, threads):
     return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
 
 
+# Of a plan everything lives to its end: looking for cycles after every 700 new objects is an eighth of planning.
+gc.set_threshold(50_000, 10, 10)
 ROOT = str(project_folder(workflow.current_basedir))
 if {"{", "}"} & set(ROOT):
     sys.exit(

@@ -59,6 +59,19 @@ class Replacing(torch.optim.Optimizer):
         return loss
 
 
+class Tensorwise(HeavyBall):
+    """Steps of one length in each tensor."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * p.grad / p.grad.norm())
+        return loss
+
+
 class Failing(Replacing):
     """Has a mistake of its own."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def paper(
     entries: Mapping[str, Any] | None = None,
     only: int | None = None,
     more: Mapping[str, Any] | None = None,
+    experiments: Collection[str] | None = None,
 ) -> Paper:
     """A paper at small sizes.
 
@@ -63,11 +64,15 @@ def paper(
         entries: values for every optimizer, where it has them.
         only: how many optimizers to keep; None for all.
         more: further optimizers, by label, for experiments of several.
+        experiments: those to keep, without figures; None for all, with theirs.
     """
     shipped = rooms.load_paper(name)
     small = {**_SMALL, **_ONLY.get(name, {}), **(settings or {})}
     changes: dict[str, Any] = {}
     for label, experiment in shipped.experiments.items():
+        if experiments is not None and label not in experiments:
+            changes[label] = None
+            continue
         own = experiment.settings.model_dump()
         mine = {
             key: {"value": value}
@@ -89,7 +94,8 @@ def paper(
             known = {**optimizer.hyperparameters, **optimizer.options.model_dump(exclude_none=True)}
             entries_of[entry] = {key: value for key, value in given.items() if key in known}
         changes[label] = {"seeds": seeds, "settings": mine, "optimizers": {**entries_of, **(more or {})}}
-    return rooms.load_paper(name, {"experiments": changes})
+    figures = {} if experiments is None else {"figures": dict.fromkeys(shipped.figures)}
+    return rooms.load_paper(name, {"experiments": changes, **figures})
 
 
 def run(of: Paper, folder: Path, seeds_per_job: int | None = None) -> Iterator[str]:

@@ -427,7 +427,7 @@ def test_traits_of_rules_with_hyperparameters() -> None:
     assert not optim.traits("torch.optim.SGD", {"weight_decay": 0.1}).rotations
     assert optim.traits("torch.optim.LBFGS", {}).needs_loss
     assert not optim.traits("torch.optim.LBFGS", {}).rotations  # its first step is measured by the 1-norm
-    assert optim.traits("tests.heavy_ball.HeavyBall", {}) == optim.Traits(one_norm=True)
+    assert optim.traits("tests.heavy_ball.HeavyBall", {}) == optim.Traits()
 
 
 # ---- one optimizer for each run ----

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, environment, job_counts, snakemake, stage
+from tests.faults import small
 from workflow.lib import optim, rooms
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
@@ -26,6 +27,7 @@ from workflow.lib.plan.optimizer import Optimizer, Options
 from workflow.lib.plan.schema import paper_schema
 from workflow.lib.rooms import load_paper
 from workflow.lib.sources import modules
+from workflow.lib.tables import read_metrics
 
 HEAVY = "tests.heavy_ball.HeavyBall"
 WHERE = "ntp.experiments.two_stage.optimizers.mine"
@@ -65,6 +67,10 @@ def planned(entry: dict[str, Any], **settings: Any) -> Experiment:
         ({"rule": "tests.heavy_ball.Differentiating"}, ["takes no step", "without the graph behind them"]),
         ({"rule": "tests.heavy_ball.WithoutClosure"}, ["takes no step: TypeError", "step(closure)"]),
         ({"rule": "ngd", "lr": [0.1, 0.2]}, ["mine.lr: expected a number, found [0.1, 0.2]", "{sweep: [...]}"]),
+        (
+            {"rule": "torch.optim.SparseAdam"},
+            ["SparseAdam takes no step: RuntimeError", "does not support dense gradients"],
+        ),
         ({"rule": "ngd", "lr": None}, ["mine.lr: expected a number, found null"]),
     ],
 )
@@ -88,6 +94,21 @@ def test_a_class_that_gives_parameters_another_tensor_moves_them() -> None:
     for _ in range(4):
         optimizer.step(closure)
     torch.testing.assert_close(w, expected)
+
+
+def test_a_class_from_elsewhere_sees_the_tensors_of_a_net(tmp_path: Path) -> None:
+    """It may tell them apart, so that no short cut may put all weights into one."""
+    rivals = {
+        "theirs": {"rule": "tests.heavy_ball.Tensorwise", "lr": 0.01},
+        "ours": {"rule": "sngd", "lr": 0.01, "norm": "per_tensor"},
+    }
+    of = small.paper("ib", only=0, more=rivals, experiments=["vit_mnist"])
+    (experiment,) = of.experiments.values()
+    assert [experiment.settings.route(o) for o in experiment.optimizers.values()] == ["plain", "plain"]
+    list(small.run(of, tmp_path))
+    table = read_metrics(small.tables(of, tmp_path))
+    theirs, ours = (table.curve("vit_mnist", "train_loss", label).values for label in rivals)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
 
 
 def test_an_error_in_a_step_is_told_by_the_users_line() -> None:

@@ -108,14 +108,15 @@ def traits(rule: str, hyperparameters: Mapping[str, Any]) -> Traits:
     closure = inspect.signature(found.step).parameters.get("closure")
     needs_loss = closure is not None and closure.default is closure.empty
     if not _is_torch_s(found):
-        return Traits(needs_loss=needs_loss, one_norm=True)
+        return Traits(needs_loss=needs_loss)
     along_gradients = found.__name__ == "SGD" and not hyperparameters.get("weight_decay")
     entrywise = found.__name__ in _ENTRYWISE
-    return Traits(entrywise=entrywise, rotations=along_gradients, needs_loss=needs_loss, one_norm=not entrywise)
+    together = found.__name__ == "LBFGS"  # others that are not entrywise look at rows, columns or the whole of a tensor
+    return Traits(entrywise=entrywise, rotations=along_gradients, needs_loss=needs_loss, one_norm=together)
 
 
 def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
-    """Build the class once on a parameter of its own, and let one that is not torch's take a step.
+    """Build the class once on a parameter of its own, and let one that is not known take a step.
 
     Raises:
         UserError: with what its constructor or its step said.
@@ -129,7 +130,7 @@ def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise UserError(f"{rule} refuses these hyper-parameters: {told}") from None
-    if _is_torch_s(optimizer_class(rule)):
+    if _is_torch_s(optimizer_class(rule)) and optimizer_class(rule).__name__ in (*_ENTRYWISE, "LBFGS"):
         return
 
     def closure() -> torch.Tensor:  # as everywhere here: a loss and a gradient, without the graph behind them
@@ -153,7 +154,7 @@ def explained(rule: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        theirs = {str(path.resolve()) for path in files(rule)}
+        theirs = {str(path.resolve()) for path in (*files(rule), Path(inspect.getfile(optimizer_class(rule))))}
         lines = [
             line for line in traceback.extract_tb(error.__traceback__) if str(Path(line.filename).resolve()) in theirs
         ]

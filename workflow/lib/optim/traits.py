@@ -20,7 +20,8 @@ class Traits:
             seen so far, so that it may be taken in coordinates of their span (weight decay shrinks the rest too).
         needs_loss: every step needs a closure, which makes the gradients and returns the loss: shape (runs,) where
             runs are stacked.
-        one_norm: entries of different parameters are coupled, so that all of them must be given to one optimizer.
+        one_norm: all entries act together, as in one norm over them, and it does not matter which tensor one lies in.
+            So all weights of a net may lie in one tensor.
         per_run: the hyper-parameters that may be tensors of shape (runs,), one value for each stacked run.
     """
 

@@ -46,7 +46,7 @@ def _of_all_runs(metric: str, metrics: Metrics, experiments: Experiments) -> np.
         for optimizer in metrics.optimizers(name)
         if metrics.has(name, metric, optimizer, variant)
     ]
-    return np.concatenate(values)
+    return _joined(values, metric)
 
 
 def _of_all_data(metric: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
@@ -55,6 +55,12 @@ def _of_all_data(metric: str, metrics: Metrics, experiments: Experiments) -> np.
         for name, variant in _synthetic(experiments)
         if metrics.has(name, metric, index=variant)
     ]
+    return _joined(values, metric)
+
+
+def _joined(values: list[np.ndarray], metric: str) -> np.ndarray:
+    if not values:
+        raise NotRecordedError(f"no synthetic experiment recorded {metric}")
     return np.concatenate(values)
 
 

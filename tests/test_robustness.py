@@ -8,9 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow.lib import judging, robustness
+from workflow.lib import judging, robustness, rooms
 from workflow.lib.cli import main
+from workflow.lib.papers.ib.synthetic import claims as ib
 from workflow.lib.rooms import load_paper
+from workflow.lib.runs import NotRecordedError
+from workflow.lib.tables import read_metrics
+
+# Claims about the mathematics alone, by paper.
+WITHOUT_RUNS: dict[str, list[str]] = {"ntp": ["ntp.target.prop2_condition"]}
 
 
 def test_values_inside_a_band() -> None:
@@ -48,3 +54,29 @@ def test_the_table_of_claims_tells_bands_that_depend_on_the_seeds(tmp_path: Path
     assert list(pd.read_csv(tmp_path / "all.csv")["fresh"].fillna(-1)) == [0.9, -1]
     text = (tmp_path / "claims.md").read_text()
     assert text.count("90% (depends on the seeds)") == 1
+
+
+@pytest.mark.parametrize("name", rooms.papers())
+def test_what_nobody_ran_is_not_measured(name: str) -> None:
+    """Every claim, where a user left out the experiments behind it, or all optimizers that it speaks of."""
+    paper = load_paper(name)
+    left_out = paper.model_copy(update={"experiments": {}})
+    nobody = {key: entry.model_copy(update={"optimizers": {}}) for key, entry in paper.experiments.items()}
+    alone = paper.model_copy(update={"experiments": nobody})
+    known, nothing = rooms.claims(name), read_metrics({})
+    for of in (left_out, alone, paper):
+        verdicts = {c.name: judging.judged(of, c, known[c.name], nothing)["verdict"] for c in paper.claims.values()}
+        assert set(verdicts.values()) <= {"not measured", "holds"}
+        assert [claim for claim, verdict in verdicts.items() if verdict == "holds"] == WITHOUT_RUNS.get(name, [])
+
+
+def test_what_speaks_of_a_rule_is_not_measured_on_another() -> None:
+    """A user gave the entry of a rule's name another rule."""
+    paper = load_paper("ib")
+    fixed = paper.experiment("orthogonal")
+    entries = {label: entry.model_copy(update={"rule": "torch.optim.SGD"}) for label, entry in fixed.optimizers.items()}
+    with pytest.raises(NotRecordedError, match=r"orthogonal: ngd has the rule torch\.optim\.SGD"):
+        ib._own_rule(fixed.model_copy(update={"optimizers": entries}), "ngd")
+    with pytest.raises(NotRecordedError, match="orthogonal: ngd was left out"):
+        ib._own_rule(fixed.model_copy(update={"optimizers": {}}), "ngd")
+    assert ib._own_rule(fixed, "ngd")["lr"] == 0.5

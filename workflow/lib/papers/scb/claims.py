@@ -40,6 +40,8 @@ FEWEST = 3
 def invariants(metrics: Metrics, experiments: Experiments) -> np.ndarray:
     """The largest deviation of a conserved sum, over all preconditioned runs of the main experiment."""
     labels = [label for label, o in experiments["main"].optimizers.items() if o.rule == "preconditioned_prox"]
+    if not labels:
+        raise NotRecordedError("main: no preconditioned runs")
     return np.max([metrics.curve("main", "drift", label).values.max(axis=1) for label in labels], axis=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -103,9 +104,23 @@ def _norm_growth_power(experiment: str, metrics: Metrics, experiments: Experimen
     return rates.growth_power(metrics.curve(experiment, "norm_w", "gd"), rates.GROWTH["gd"])
 
 
+def _own_rule(experiment: Experiment, label: str) -> Mapping[str, Any]:
+    """The hyper-parameters of the entry that a rule's claims speak of.
+
+    Raises:
+        NotRecordedError: a user gave it another rule, or left it out.
+    """
+    found = experiment.optimizers.get(label)
+    if found is None or found.rule != label:
+        raise NotRecordedError(
+            f"{experiment.name}: {label} {f'has the rule {found.rule}' if found else 'was left out'}"
+        )
+    return found.hyperparameters
+
+
 def _ngd_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     slopes = rates.exponential(metrics.curve(experiment, "distraction", "ngd"), rates.ATTENTION["ngd"])
-    step_size = experiments[experiment].optimizers["ngd"].hyperparameters["lr"]
+    step_size = _own_rule(experiments[experiment], "ngd")["lr"]
     return slopes * metrics.value(experiment, "margin_norm") / step_size
 
 
@@ -115,7 +130,7 @@ def _ngd_straight(experiment: str, metrics: Metrics, experiments: Experiments) -
 
 def _polyak_rate(experiment: str, metrics: Metrics, experiments: Fixed) -> np.ndarray:
     slopes = rates.exponential(metrics.curve(experiment, "distraction", "polyak"), rates.ATTENTION["polyak"])
-    return slopes * experiments[experiment].optimizers["polyak"].hyperparameters["factor"] / 2
+    return slopes * _own_rule(experiments[experiment], "polyak")["factor"] / 2
 
 
 def _gd_attention_slope(experiment: str, metrics: Metrics, experiments: Experiments) -> np.ndarray:
@@ -217,7 +232,7 @@ def joint_norm_w_power(metrics: Metrics, experiments: Experiments) -> np.ndarray
 def joint_norm_u(metrics: Metrics, experiments: Mapping[str, Experiment[Joint, Iterations]]) -> np.ndarray:
     """NGD: the growth of ||u|| over that of the sum of the steps' lengths, on the window farther from 1."""
     norm = metrics.curve("joint", "norm_u", "ngd")
-    values = experiments["joint"].optimizers["ngd"].hyperparameters
+    values = _own_rule(experiments["joint"], "ngd")
     lengths = values["lr"] * np.arange(1, norm.steps[-1] + 1) ** -values["decay"]
     path = np.concatenate([[0.0], np.cumsum(lengths)])[norm.steps]
     walked = Curve(norm.seeds, norm.steps, np.broadcast_to(path, norm.values.shape))

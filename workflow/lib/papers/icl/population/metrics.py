@@ -13,7 +13,7 @@ from workflow.lib.papers.icl.population.model import DOMINANT, OTHER, TARGET, Co
 from workflow.lib.papers.icl.settings import Population, PopulationOptions
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
-from workflow.lib.runs import Index, Metrics, Trace
+from workflow.lib.runs import Index, Metrics, NotRecordedError, Trace
 
 # A query waits on a plateau if its own attention is below a tenth for more than this share of the time to one half.
 PLATEAU = 0.5
@@ -44,6 +44,8 @@ def pace(optimizer: Optimizer[PopulationOptions]) -> float:
 
 def finest(experiment: Experiment[Population, PopulationOptions], label: str) -> Optimizer[PopulationOptions]:
     """The entry with a label's rule that has the smallest step size, for what happens at the very start."""
+    if label not in experiment.optimizers:
+        raise NotRecordedError(f"{experiment.name}: {label} was left out")
     rule = experiment.optimizers[label].rule
     return min((entry for entry in experiment.optimizers.values() if entry.rule == rule), key=pace)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import qpsolvers
+from scipy.sparse import csc_matrix, eye
 
 
 def max_margin(constraints: np.ndarray) -> np.ndarray:
     """The w of min ||w|| subject to constraints @ w >= 1."""
     count, unknowns = constraints.shape
-    found = qpsolvers.solve_qp(np.eye(unknowns), np.zeros(unknowns), -constraints, -np.ones(count), solver="clarabel")
+    identity = csc_matrix(eye(unknowns))
+    rows = csc_matrix(-constraints)
+    found = qpsolvers.solve_qp(identity, np.zeros(unknowns), rows, -np.ones(count), solver="clarabel")
     assert found is not None
     return found

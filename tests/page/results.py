@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workflow.lib import plotting
+from workflow.lib.drawn import Table
 from workflow.lib.judging import COLUMNS
 from workflow.lib.plotting import Sheet
 from workflow.lib.runs import Curve
@@ -68,18 +72,26 @@ def sheet(label: str = "NGD", scale: float = 1.0) -> Sheet:
     return drawn
 
 
+@cache
+def _made(label: str, scale: float) -> tuple[bytes, Table, dict[str, Any]]:
+    """The picture of a sheet, its table and its description, drawn once."""
+    drawn, picture = sheet(label, scale), BytesIO()
+    with plotting.look():
+        description = plotting.finished(drawn.figure)
+        drawn.figure.savefig(picture, format="png")
+    return picture.getvalue(), drawn.table, description
+
+
 def write(folder: Path, hostile: bool = False, step_size: float = 0.04472135955, scale: float = 1.0) -> Path:
     """Write `folder/ntp` with two figures and their claims, and `folder/mine`, whose tables came without JSON."""
     texts = HOSTILE if hostile else tuple("abcde")
     for name, figure in (("fig2", "fig2"), ("extra_more", "extra_more")):
-        drawn = sheet(texts[0] if hostile else "NGD", scale)
+        picture, table, description = _made(texts[0] if hostile else "NGD", scale)
         place = folder / "ntp" / "figures" / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        with plotting.look():
-            description = plotting.finished(drawn.figure)
-            drawn.figure.savefig(place.with_suffix(".png"))
+        place.with_suffix(".png").write_bytes(picture)
         place.with_suffix(".pdf").write_bytes(b"%PDF-1.4")
-        drawn.table.write_csv(place.with_suffix(".csv"))
+        table.write_csv(place.with_suffix(".csv"))
         settings = [
             {"setting": "norm", "value": texts[1], "source": "user", "where": texts[2]},
             {"setting": "ngd.step_size", "value": step_size, "source": "paper", "where": "p. 9"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ from tests import forks
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is imported, and every test that is found, lives to the end: it is not looked through for cycles time and again.
+gc.set_threshold(50_000, 10, 10)
 
 ROOT = Path(__file__).parents[1]
 SNAKEFILE = Path("workflow", "Snakefile")
@@ -101,6 +105,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if WHOLE_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, WHOLE_MARKS)):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.whole)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workflow.lib import captions, judging, rooms
+from workflow.lib import captions, judging, rooms, undrawn
 from workflow.lib.papers.ib.deep import figures as deep
 from workflow.lib.papers.ib.synthetic import figures as synthetic
 from workflow.lib.papers.scb import naming
@@ -112,3 +112,11 @@ def test_claims_of_scb_state_no_step_that_a_setting_says() -> None:
     """They are measured at the end of the runs, wherever that is, and of optimizers by label."""
     claims = rooms.load_paper("scb").claims.values()
     assert not [claim.name for claim in claims if "at 1000" in claim.statement or "SGD at 0" in claim.statement]
+
+
+def test_an_undrawn_figure_does_not_blame_the_length_of_runs_that_were_left_out() -> None:
+    told = captions.text(undrawn.TEMPLATE, {"diverged": [], "reason": "no run of linear"})
+    assert (
+        "too short for it, or one that it needs was left out. It asks for what no run recorded: no run of"
+        in " ".join(told.split())
+    )

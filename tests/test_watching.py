@@ -52,6 +52,16 @@ def test_masked_words_are_watched_too(tmp_path: Path) -> None:
     assert first == ("masked_loss/seed_0", 1, pytest.approx(found.trace["masked_loss"].values[0, 0]))
 
 
+def test_a_training_anew_replaces_its_events_and_nothing_else(tmp_path: Path) -> None:
+    """`--events` by hand may name any folder, the one that it is called from among them."""
+    other = tmp_path / "notes"
+    other.write_text("mine")
+    for _ in range(2):
+        run(experiment(**STACKED["vision"]), "sgd", job=Job(events=tmp_path))
+    assert other.read_text() == "mine"
+    assert len(list(tmp_path.glob("events.*"))) == 1
+
+
 def test_large_nets_have_a_folder_for_each_seed(tmp_path: Path) -> None:
     run(experiment(), "sgd", seeds=(0, 1), job=Job(events=tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seed 0", "seed 1"]

@@ -14,6 +14,8 @@ from numba.core.runtime.nrt import rtsys
 Function = TypeVar("Function", bound=Callable[..., object])
 # NaN and infinity keep their meaning: runs may diverge. (Caches of `kernels` do not notice a change here.)
 _LOOSE = {"reassoc", "contract", "nsz"}
+# `_Cache` goes into what numba keeps to itself: with any other release, compiled loops are loaded as numba does it.
+_KNOWN = "0.68."
 
 
 def compiled(function: Function) -> Function:
@@ -27,7 +29,8 @@ def compiled(function: Function) -> Function:
     except RuntimeError:
         _without_scipy()
         return cast(Function, numba.njit(function, fastmath=_LOOSE))
-    if hasattr(found, "py_func"):  # not where numba is told not to compile
+    # Without `py_func` numba was told not to compile.
+    if hasattr(found, "py_func") and numba.__version__.startswith(_KNOWN):
         found._cache = _Cache(found.py_func)  # type: ignore[no-untyped-call]
     return cast(Function, found)
 

@@ -188,12 +188,12 @@ def outputs(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
-    for name in ("one", "four", "killed"):
+    """A run on one core, and one on four that is killed and goes on."""
+    for name in ("one", "killed"):
         (tmp_path / name).mkdir()
     snakemake(tmp_path / "one", "--cores", "1", *QUICK)
-    snakemake(tmp_path / "four", "--cores", "4", *QUICK)
 
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / SNAKEFILE), "--cores", "2", *QUICK]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / SNAKEFILE), "--cores", "4", *QUICK]
     running = subprocess.Popen(
         command, cwd=tmp_path / "killed", env=environment(ROOT), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -207,11 +207,9 @@ def test_same_bytes_whatever_the_cores_and_after_a_kill(tmp_path: Path) -> None:
     assert finished
     assert "claims.csv" not in finished
     snakemake(tmp_path / "killed", "--unlock")
-    snakemake(tmp_path / "killed", "--cores", "2", "--rerun-incomplete", *QUICK)
+    snakemake(tmp_path / "killed", "--cores", "4", "--rerun-incomplete", *QUICK)
 
-    one = outputs(tmp_path / "one")
-    assert one == outputs(tmp_path / "four")
-    assert one == outputs(tmp_path / "killed")
+    assert outputs(tmp_path / "one") == outputs(tmp_path / "killed")
     assert not list((tmp_path / "killed" / "results").rglob(".*~*")), "a temporary file was left behind"
 
 

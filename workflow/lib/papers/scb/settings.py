@@ -141,7 +141,7 @@ class Bigram(Settings):
     def needs(self) -> Needs:
         """What a training job asks of the machine: time grows with tokens, memory with positions."""
         tokens = self.iterations * self.batch_size * self.positions
-        return Needs(450 + self.positions * self.states // 1000, seed_mb=1.5, runtime=10 + int(tokens / 1e10))
+        return Needs(480 + self.positions * self.states // 1000, seed_mb=1.5, runtime=10 + int(tokens / 1e10))
 
 
 class Checks(Bigram):
@@ -156,7 +156,7 @@ class Checks(Bigram):
 
     def needs(self) -> Needs:
         """What a job asks of the machine: little, as nothing is trained."""
-        return Needs(mem_mb=400, seed_mb=1)
+        return Needs(mem_mb=300, seed_mb=1)
 
 
 KINDS: dict[str, type[Settings]] = {"bigram": Bigram, "checks": Checks}

@@ -15,15 +15,16 @@ figures: .venv/ready
 	@echo "file://$(CURDIR)/results/index.html"
 
 # Three processes: one for all that needs a whole run or another program, so that there is one of each; one for the
-# trial cluster, whose tests mostly wait; one for the rest.
-SELECTED_whole = whole and not slurm
-SELECTED_slurm = slurm
-SELECTED_parts = not whole
+# trial cluster, whose tests mostly wait, and then a part of the rest; one for the others.
+BESIDE_SLURM = tests/faults tests/papers
+SELECTED_whole = -m "whole and not slurm"
+SELECTED_slurm = -m "slurm or not whole" tests/slurm $(BESIDE_SLURM)
+SELECTED_parts = -m "not whole" $(patsubst %,--ignore=%,$(BESIDE_SLURM))
 test: .venv/ready
 	$(MAKE) --no-print-directory --jobs 3 --keep-going test-whole test-slurm test-parts
 
 test-whole test-slurm test-parts: test-%: .venv/ready
-	pytest -m "$(SELECTED_$*)"
+	pytest $(SELECTED_$*)
 
 bench: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.benchmarks $(if $(filter quick,$(BENCH)),--quick)

@@ -19,8 +19,8 @@ from tests import forks
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is imported, and every test that is found, lives to the end: it is not looked through for cycles time and again.
-gc.set_threshold(50_000, 10, 10)
+# As the jobs do that a test calls: with more threads torch adds in another order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 SNAKEFILE = Path("workflow", "Snakefile")
@@ -108,6 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    """What is imported by now, and every test, lives to the end: it is not looked through for cycles time and again."""
     gc.collect()
     gc.freeze()
 

@@ -9,6 +9,7 @@ import re
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 _began: list[float] = []
@@ -45,6 +46,14 @@ def work_begins() -> None:
 def so_far(stage: str) -> Cost:
     """What a stage has cost by now."""
     seconds = time.process_time()
+    return Cost(stage, seconds, _began[0] if _began else seconds, round(_held() / 1e6))
+
+
+def _held() -> int:
+    """The most memory that this process has held, in bytes."""
+    # Linux: getrusage would count what the process held that started this one, too.
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return Cost(stage, seconds, _began[0] if _began else seconds, round(held * unit / 1e6))
+    return held if sys.platform == "darwin" else 1024 * held

@@ -357,7 +357,7 @@ def _facts(
             if np.isnan(found[1].end).any()
         ],
         "missed": sum(bool(np.isnan(point.steps).all()) for _, point in points),
-        "shipped": [
+        "unswept": [
             f"{axis.name} = {_told(axis.shipped)} ({axis.source})" for axis in axes if axis.shipped is not None
         ],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,20 @@ def _changed(paper: Paper, experiment: Experiment) -> list[str]:
     if not mine:
         return []
     # The race is no room: its entries are those of its own configuration.
-    entries = reading.shipped(paper.name)["experiments"].values() if paper.name in places.rooms() else ()
-    beside = set(experiment.optimizers).difference(*(entry["optimizers"] for entry in entries))
+    shipped = _shipped(places.configuration(paper.name)) if paper.name in places.rooms() else frozenset()
+    beside = set(experiment.optimizers) - shipped
     return [
         f"{experiment.name}.{name} = {setting.value}"
         for name, setting in mine.items()
         if name.rpartition(".")[0] not in beside
     ]
+
+
+@cache
+def _shipped(configuration: Path) -> frozenset[str]:
+    """Labels of the optimizers in a paper's YAML, which is read once however many captions ask."""
+    experiments = reading.read_yaml(configuration)["experiments"].values()
+    return frozenset(label for entry in experiments for label in entry["optimizers"])
 
 
 def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = (), changed: Sequence[str] = ()) -> str:

@@ -160,7 +160,6 @@ def winners(standings: Standings) -> Drawing:
     sheet = Sheet(rows, columns, size=(WIDE, 0.7 + 1.75 * rows))
     for ax, name in zip(sheet.panels.ravel(), problems, strict=False):
         problem = standings.race.problem(name)
-        goal = problem.section["target"]["value"]
         known = []
         for rule in rules:
             pair = standings.pairs.get((name, rule))
@@ -170,7 +169,7 @@ def winners(standings: Standings) -> Drawing:
             sheet.band(ax, name, label(rule), Curve(tuple(range(len(values))), steps, values), middle="median",
                        **_look(rule, rules).line)  # fmt: skip
             known.append(values[np.isfinite(values)])
-        (target,) = goal.values()
+        target = problem.goal.number
         sheet.level(ax, name, "target", target, label="target")
         _scales(ax, np.concatenate([*known, [target]]), standings.lowest(name))
         ax.set_title(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,12 +151,18 @@ def fig1(metrics: Metrics, printed: Runs, tenfold: Runs) -> Drawing:
     sheet.legend(3, *_seed_lines(sheet), cross)
     facts = {
         "printed": _facts(metrics, printed, {k: v for k, v in found.items() if k in printed.optimizers}),
-        "left_out": [n for n in OTHER_READINGS if n in printed.optimizers],
+        "left_out": _called(printed, OTHER_READINGS),
         "steps": steps,
     }
     mine = {label: look for label, look in found.items() if label in tenfold.optimizers}
     facts |= {"drawn": _drawn(printed.settings), "tenfold": _facts(metrics, tenfold, mine)}
     return sheet.drawing(facts)
+
+
+def _called(experiment: Runs, labels: Sequence[str]) -> list[str]:
+    """What legends call some optimizers, those of them that are there."""
+    found = looks_of(experiment)
+    return [found[label].name for label in labels if label in found]
 
 
 def _drawn(settings: Bigram) -> dict[str, str]:
@@ -218,7 +224,7 @@ def extra_baselines(metrics: Metrics, experiment: Runs) -> Drawing:
         ax.set(xlabel="steps", ylabel=DISTANCES[metric][1], title=f"distance to {DISTANCES[metric][0]}")
     sheet.letter()
     sheet.legend(3, *_seed_lines(sheet))
-    facts = _facts(metrics, experiment, found) | {"left_out": left_out}
+    facts = _facts(metrics, experiment, found) | {"left_out": _called(experiment, left_out)}
     return sheet.drawing(facts)
 
 
@@ -286,4 +292,4 @@ def extra_alignment(metrics: Metrics, experiment: Runs) -> Drawing:
         sheet.moment(ax, metric, "switch", experiment.settings.boosting_steps)
     sheet.letter()
     sheet.legend(3, *_seed_lines(sheet), sheet.sample("population path, median", **PATH))
-    return sheet.drawing(_facts(metrics, experiment, found) | {"left_out": left_out})
+    return sheet.drawing(_facts(metrics, experiment, found) | {"left_out": _called(experiment, left_out)})

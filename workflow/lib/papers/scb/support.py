@@ -112,12 +112,12 @@ def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
         "names": {r: n for r, (n, _) in SWITCH_NAMES.items()},
     }
     sequences = {e.name: e.settings.boosting_steps * e.settings.batch_size for e in experiments}
-    tokens = {e.name: f"{sequences[e.name] * e.settings.positions:.2g}" for e in experiments}
+    tokens = {e.name: f"{sequences[e.name] * e.settings.positions / 1e6:.3g}" for e in experiments}
     mirrored = {
         e.name: int((metrics.value(e.name, "attention_alignment", _boosting(e)) < 0).sum()) for e in experiments
     }
     facts |= {
-        "sequences": sequences,
+        "sequences": {name: f"{count:,}" for name, count in sequences.items()},
         "tokens": tokens,
         "mirrored": mirrored,
         "seeds": dict(zip(rates, sizes, strict=True)),

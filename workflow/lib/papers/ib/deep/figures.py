@@ -123,8 +123,7 @@ class _Panels:
                     finite = row[np.isfinite(row)]
                     height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
                     self.sheet.lost(ax, "train loss", label, at, height, color=self.looks[label].color)
-        window = self.experiment.settings.smoothing
-        ax.set(xscale="log", xlabel="steps", ylabel=f"mean of {window} steps", title="train loss")
+        ax.set(xscale="log", xlabel="steps", ylabel="train loss (nats)", title="train loss")
         ax.xaxis.set_minor_formatter(NullFormatter())
         _loss_axis(ax)
         self.mark_epochs(ax, "train loss")
@@ -133,9 +132,9 @@ class _Panels:
         """The train loss by the length of the path."""
         for place, label in enumerate(self.labels):
             self._band(ax, "by length", place, by_length(self.metrics, self.experiment.name, label))
-        ax.set(xscale="log", xlabel="length of the path in weights", title="loss at equal length")
+        ax.set(xscale="log", xlabel="length of the path in weights", ylabel="train loss (nats)")
+        ax.set_title("loss at equal length")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_ylabel(f"mean of {self.experiment.settings.smoothing} steps")
         _loss_axis(ax)
 
     def test_accuracy(self, ax: Axes) -> None:
@@ -191,12 +190,13 @@ def _loss_axis(ax: Axes) -> None:
     if high < 2 * low:
         ax.set_yscale("linear")
         return
-    # Few powers of ten lie in the range, so say plain numbers.
-    steps = (1, 2, 5) if high < 200 * low else (1,)
-    ticks = [float(f"{m}e{e}") for e in range(-6, 3) for m in steps if low <= float(f"{m}e{e}") <= high]
-    if len(ticks) > 1:
-        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
-        ax.set_yticks([], minor=True)
+    # Few powers of ten lie in the range: plain numbers, and enough of them for a log axis to be seen as one.
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 5, 7)):
+        ticks = [float(f"{m}e{e}") for e in range(-6, 3) for m in steps if low <= float(f"{m}e{e}") <= high]
+        if len(ticks) > 2:
+            ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+            ax.set_yticks([], minor=True)
+            return
 
 
 def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict[str, Look]) -> dict[str, Any]:

@@ -150,14 +150,15 @@ def fig1(metrics: Metrics, experiment: Runs) -> Drawing:
 
 
 def _weights(sheet: Sheet, ax: Axes, phase: Phase, course: _Course, count: int, start: float, end: float) -> None:
-    """Bars of the three weights with their change; the one that moves most stands out."""
+    """Bars of the three weights with their change, in bold that of the one that moves most."""
     before = {name: course.at("logit", ("rare", count, name), start) for name in WEIGHTS}
     after = {name: course.at("logit", ("rare", count, name), end) for name in WEIGHTS}
     leader = max(WEIGHTS, key=lambda name: abs(after[name] - before[name]))
     for place, (name, (label, color)) in enumerate(WEIGHTS.items()):
         leads, upward = name == leader, after[name] >= 0
-        ends = (("end", after[name], color, 1.0 if leads else 0.45), ("start", before[name], "white", 0.55))
-        for layer, (when, logit, shade, alpha) in enumerate(ends, start=2):
+        for layer, (when, logit, shade, alpha) in enumerate(
+            [("end", after[name], color, 1.0), ("start", before[name], "white", 0.7)], start=2
+        ):
             style = {"name": label, "width": 0.62, "color": shade, "alpha": alpha, "zorder": layer}
             part = f"logit of {name} at the {when}"
             sheet.bars(ax, f"phase {phase.number}", course.optimizer.label, [place], [logit], part=part, **style)

@@ -193,6 +193,7 @@ def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]
         "rule": looks(balanced)[_main(balanced)].name,
         "count": " and ".join(dict.fromkeys(str(e.settings.feature_count) for e in (balanced, imbalanced))),
         "kinds": [_kind(experiment.settings) for experiment in (balanced, imbalanced)],
+        "beside": _beside(balanced, imbalanced),
         "seeds": len(metrics.curve(balanced.name, "loss", _main(balanced)).seeds),
         "error_threshold": balanced.settings.error_threshold,
         "attention_threshold": balanced.settings.attention_threshold,
@@ -207,6 +208,16 @@ def _facts(metrics: Metrics, balanced: Runs, imbalanced: Runs) -> dict[str, Any]
             "imbalanced": _epochs(metrics, imbalanced, event),
         }
     return facts
+
+
+def _beside(*experiments: Runs) -> list[str]:
+    """The other optimizers that are drawn, with the features that they run on where these are not all."""
+    told = []
+    for label, look in _every(*experiments).items():
+        kinds = [_kind(experiment.settings) for experiment in experiments if label in experiment.optimizers]
+        if label not in map(_main, experiments):
+            told.append(look.name if len(kinds) == len(experiments) else f"{look.name} ({'; '.join(kinds)})")
+    return told
 
 
 def _epochs(metrics: Metrics, experiment: Runs, event: str) -> tuple[str, str]:

@@ -69,7 +69,7 @@ BAD = [
     (ntp(f"{TWO_STAGE}.settings.sentences", 100_000), ["sentences", "100000", "7220 distinct"]),
     (ntp(f"{TWO_STAGE}.settings.lengths", [1, 2]), ["lengths", "[1, 2]", "between 2 and"]),
     (ntp(f"{TWO_STAGE}.settings.lengths", []), ["lengths"]),
-    (ntp(f"{TWO_STAGE}.settings.init", "random"), ["two_stage.settings.init", "'zero' or 'uniform'", "'random'"]),
+    (ntp(f"{TWO_STAGE}.settings.init", "zero"), ["unknown setting 'init'", "init_scale"]),
     (ntp(f"{TWO_STAGE}.settings.init_scale", float("nan")), ["init_scale", "nan"]),
     (ntp(f"{TWO_STAGE}.settings.init_scale", {"value": 0.1, "sorce": "choice"}), ["init_scale", "'sorce'", "source"]),
     (

@@ -35,6 +35,15 @@ def two_stage(settings: Any = None, ngd: Any = None, **more: Any) -> dict[str, A
     return {"experiments": {"two_stage": merged | ({"optimizers": {"ngd": ngd}} if ngd else {})}}
 
 
+WORDS = ["orthogonal", "antipodal"]
+
+
+def orthogonal(settings: Any) -> dict[str, Any]:
+    """An overlay of ib's experiment orthogonal, with one optimizer and a target that is reached from below."""
+    only = {"seeds": 2, "settings": settings, "optimizers": {"gd": None, "polyak": None}, "target": {"above": 0.95}}
+    return {"experiments": {"orthogonal": only}}
+
+
 def swept(over: Any) -> dict[str, Any]:
     return two_stage(ngd={"lr": {"sweep": over}})
 
@@ -56,11 +65,11 @@ def test_points_of_an_optimizer_are_labelled_runs() -> None:
 
 
 def test_points_of_a_setting_are_experiments() -> None:
-    paper = load_paper("ntp", two_stage({"init": {"sweep": ["zero", "uniform"]}}))
-    names = ["two_stage_init_zero", "two_stage_init_uniform"]
-    assert [paper.experiment(name).settings.init for name in names] == ["zero", "uniform"]
+    paper = load_paper("ib", orthogonal({"signals": {"sweep": WORDS}}))
+    names = ["orthogonal_signals_orthogonal", "orthogonal_signals_antipodal"]
+    assert [paper.experiment(name).settings.signals for name in names] == WORDS
     assert [*paper.experiment(names[0]).optimizers] == ["ngd"]
-    assert paper.figures["extra_sweep_two_stage_init"].experiments == tuple(names)
+    assert paper.figures["extra_sweep_orthogonal_signals"].experiments == tuple(names)
 
 
 def test_two_sweeps_make_a_grid() -> None:
@@ -275,50 +284,53 @@ def test_what_is_reached() -> None:
         reached(Metrics({"balanced_gd_lr": {"gd_lr0.1": Trace(range(3))}}), experiment, "gd_lr0.1")
 
 
-def above(value: float, diverged: bool = False) -> Trace:
-    """Two seeds of ntp whose cosine ends at a value and a little above it."""
+def above(metric: str, value: float, diverged: bool = False) -> Trace:
+    """Two seeds whose objective ends at a value and a little above it."""
     trace = Trace(range(2))
     steps = [0, 10, 100, 900]
     rows = [[0, value / 2, value, value], [0, value / 2, value, min(1, 1.01 * value)]]
-    trace.record("cos_kq", steps, np.array(rows) if not diverged else [[0, 0.1, np.nan, np.nan], rows[1]])
+    trace.record(metric, steps, np.array(rows) if not diverged else [[0, 0.1, np.nan, np.nan], rows[1]])
     if diverged:
         trace.record("diverged_at", 0, [11, np.nan])
     return trace
 
 
 @pytest.mark.parametrize(
-    ("settings", "ngd"),
+    ("paper", "overlay"),
     [
-        ({}, {"lr_kq": {"sweep": {"log": [1e-3, 1, 7]}}}),
-        ({"init": {"sweep": ["zero", "uniform"]}}, None),
-        ({"sentences": {"sweep": [10, 20, 40]}}, {"lr_kq": {"sweep": {"log": [1e-3, 1, 7]}}}),
-        ({"sentences": {"sweep": [10, 20, 40]}, "init": {"sweep": ["zero", "uniform"]}}, None),
-        ({"sentences": {"sweep": [10]}, "init": {"sweep": ["zero", "uniform"]}}, None),  # nothing reaches the target
-        ({"sentences": {"sweep": [10, 20]}}, None),
+        ("ntp", two_stage(ngd={"lr_kq": {"sweep": {"log": [1e-3, 1, 7]}}})),
+        ("ib", orthogonal({"signals": {"sweep": WORDS}})),
+        ("ntp", two_stage({"sentences": {"sweep": [10, 20, 40]}}, {"lr_kq": {"sweep": {"log": [1e-3, 1, 7]}}})),
+        ("ib", orthogonal({"samples": {"sweep": [5, 10, 20]}, "signals": {"sweep": WORDS}})),
+        ("ib", orthogonal({"samples": {"sweep": [10]}, "signals": {"sweep": WORDS}})),  # nothing reaches the target
+        ("ntp", two_stage({"sentences": {"sweep": [10, 20]}})),
     ],
     ids=["curve", "words", "grid", "grid of settings", "grid without steps", "curve without steps"],
 )
-def test_the_figure_is_sound_and_tells_what_went_wrong(tmp_path: Path, settings: Any, ngd: Any) -> None:
-    paper = load_paper("ntp", two_stage(settings, ngd))
-    (figure,) = (figure for figure in paper.figures.values() if figure.drawing == "sweep")
-    experiments = [paper.experiment(name) for name in figure.experiments]
+def test_the_figure_is_sound_and_tells_what_went_wrong(paper: str, overlay: Any) -> None:
+    planned = load_paper(paper, overlay)
+    (figure,) = (figure for figure in planned.figures.values() if figure.drawing == "sweep")
+    experiments = [planned.experiment(name) for name in figure.experiments]
+    sweep, objective = experiments[0].sweep, experiments[0].objective
+    assert sweep is not None
+    assert objective is not None
     ends = iter([0.5, 0.7, 0.9, 0.96, 0.99] * 5)
     tables = {
-        e.name: {label: above(next(ends), diverged=label.endswith("lr_kq1")) for label in e.optimizers}
+        e.name: {label: above(objective.value, next(ends), diverged=label.endswith("lr_kq1")) for label in e.optimizers}
         for e in experiments
     }
     with plotting.look():
-        drawing = rooms.drawing("ntp", "sweep")(Metrics(tables), *experiments)
+        drawing = rooms.drawing(paper, "sweep")(Metrics(tables), *experiments)
         description = plotting.finished(drawing.figure)
     assert layout.faults(drawing.figure) == []
     json.dumps(description, allow_nan=False)  # what the page reads knows no NaN
     named = {entry["name"] for entry in description["series"]}
     assert "not reached by every seed" in named
-    assert ("a seed diverged" in named) == bool(ngd) == bool(drawing.facts["diverged"])
+    assert ("a seed diverged" in named) == bool(sweep.values) == bool(drawing.facts["diverged"])
     rows = drawing.table["role"] == "run"
     assert {*drawing.table["series"][rows]} == {"ngd"}
     assert rows.sum() == 2 * sum(len(e.optimizers) for e in experiments)
-    if not settings:
+    if not sweep.settings:
         assert "the paper's value" in named
         rows &= drawing.table["panel"] == "objective"
         assert [*drawing.table["x"][rows]] == [0.001, 0.00316, 0.01, 0.0316, 0.1, 0.316, 1]

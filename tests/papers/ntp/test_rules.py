@@ -27,7 +27,7 @@ from workflow.lib.runs import Metrics
 
 RULES = (*optim.names(), *ELSEWHERE, "torch.optim.SGD")
 SMALL = {"vocabulary_size": 6, "embedding_dimension": 7, "sentences": 6, "steps_ov": 12, "steps_kq": 12}
-KINDS = {"two_stage": SMALL, "example": {"steps_ov": 12, "steps_kq": 12, "init": "uniform", "init_scale": 0.1}}
+KINDS = {"two_stage": SMALL, "example": {"steps_ov": 12, "steps_kq": 12, "init_scale": 0.1}}
 
 
 def entry(rule: str) -> dict[str, Any]:

@@ -26,7 +26,10 @@ def learning_rates(optimizer: Optimizer[TwoStageOptions]) -> tuple[float, float]
 
 
 class TwoStage(Settings):
-    """What every two-stage run needs (docs/papers/ntp.md, section 5)."""
+    """What every two-stage run needs (docs/papers/ntp.md, section 5).
+
+    The entries of both matrices start uniform in (-`init_scale`, `init_scale`): at 0 from zero, as Algorithm 1 prints.
+    """
 
     options = TwoStageOptions
     objectives = ("loss_ov", "cos_ov", "loss", "cos_kq")
@@ -34,7 +37,6 @@ class TwoStage(Settings):
 
     steps_ov: Count
     steps_kq: Count
-    init: Literal["zero", "uniform"]
     init_scale: NonNegative
 
     def dimension(self, vocabulary_size: int) -> int:

@@ -57,9 +57,7 @@ def train(
 
 def initial(experiment: Experiment[TwoStage], seeds: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The starting W_ov (seeds, V, d) and W_kq (seeds, d, d): zero as printed, or uniform as the curves suggest."""
-    settings = experiment.settings
-    dimension = settings.dimension(size)
-    scale = settings.init_scale if settings.init == "uniform" else 0.0
+    dimension, scale = experiment.settings.dimension(size), experiment.settings.init_scale
 
     def draw(purpose: str, rows: int) -> torch.Tensor:
         draws = [experiment.seed(s).generator(purpose).uniform(-scale, scale, (rows, dimension)) for s in seeds]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workflow.lib.optim._norms import joint_norm, per_run, ratio
+from workflow.lib.optim._norms import each_norm, joint_norm, per_run, ratio
 from workflow.lib.optim._rule import Moving, Rule
 
 
@@ -18,25 +18,42 @@ class AdaptiveStep(Rule):
     """
 
     def _move(self, moving: list[Moving], loss: Any) -> None:
-        sizes: dict[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] = {}  # parameter -> eta, norm
-        for part in self._sharing_a_norm(moving):
-            norm = joint_norm([g for _, _, g in part], part[0][0]["stacked"])
-            of_group = {id(group): self._step_size(group, norm, loss) for group in _groups(part)}
-            sizes |= {p: (of_group[id(group)], norm) for group, p, _ in part}
-        for group in _groups(moving):
-            own = [(g, *sizes[p]) for found, p, g in moving if found is group]
-            if group["norm"] == "per_tensor":
-                lengths = [(size * norm).unsqueeze(-1) for _, size, norm in own]
-                whole = joint_norm([g for g, _, _ in own], group["stacked"])
-                group["step_size_taken"] = ratio(joint_norm(lengths, group["stacked"]), whole)
-            else:
-                group["step_size_taken"] = own[0][1]
+        alone = self.param_groups[0]["norm"] == "per_tensor"
+        sizes = self._of_tensors(moving, loss) if alone else self._of_parts(moving, loss)
         self._count_steps(moving)
         for group, p, g in moving:
-            p.sub_(direction(self.state[p], g, group["momentum"]) * per_run(sizes[p][0], p))
+            p.sub_(direction(self.state[p], g, group["momentum"]) * per_run(sizes[p], p))
+
+    def _of_parts(self, moving: list[Moving], loss: Any) -> dict[torch.Tensor, torch.Tensor]:
+        """Parameter -> eta, from the norm that it shares."""
+        sizes: dict[torch.Tensor, torch.Tensor] = {}
+        for part in self._sharing_a_norm(moving):
+            norm = joint_norm([g for _, _, g in part], part[0][0]["stacked"])
+            for group in _groups(part):
+                group["step_size_taken"] = self._step_size(group, norm, loss)
+            sizes |= {p: group["step_size_taken"] for group, p, _ in part}
+        return sizes
+
+    def _of_tensors(self, moving: list[Moving], loss: Any) -> dict[torch.Tensor, torch.Tensor]:
+        """Parameter -> eta, from a norm of its own; those of a group are found at once."""
+        sizes: dict[torch.Tensor, torch.Tensor] = {}
+        for group in _groups(moving):
+            own = [(p, g) for found, p, g in moving if found is group]
+            norms = each_norm([g for _, g in own], group["stacked"])
+            etas = self._step_size(group, norms, loss)
+            whole, length = (joint_norm([of.t()], group["stacked"]) for of in (norms, etas * norms))
+            group["step_size_taken"] = ratio(length, whole)
+            sizes |= zip((p for p, _ in own), etas.unbind(), strict=True)
+        return sizes
 
     def _step_size(self, group: dict[str, Any], norm: torch.Tensor, loss: Any) -> torch.Tensor:
-        """The factor of the gradient: shape (runs,) if stacked, else (); 0 where the norm is 0."""
+        """The factor of the gradient, 0 where the norm is 0, in the shape of `norm`.
+
+        Args:
+            group: the hyper-parameters.
+            norm: shape (runs,) if stacked, else (); with a norm per tensor (tensors,) stands before it.
+            loss: shape (runs,) or (); None without a closure.
+        """
         raise NotImplementedError
 
 

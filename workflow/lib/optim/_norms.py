@@ -32,6 +32,19 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     return norm if stacked else norm[0]
 
 
+def each_norm(tensors: Sequence[torch.Tensor], stacked: bool) -> torch.Tensor:
+    """The Euclidean norm of each of several tensors, what `joint_norm` gives of it alone.
+
+    Returns:
+        Shape (tensors, runs) if stacked, else (tensors,).
+    """
+    if any(t.dtype == torch.float64 for t in tensors):
+        return torch.stack([joint_norm([t], stacked) for t in tensors])
+    rows = [t.reshape(t.shape[0] if stacked else 1, -1) for t in tensors]
+    found = torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=torch.float64) for row in rows]).to(rows[0].dtype)
+    return found if stacked else found.squeeze(1)
+
+
 def at_least_tiny(norm: torch.Tensor) -> torch.Tensor:
     """A norm to divide by: 0 becomes the smallest normal number, so that a zero gradient gives a zero step."""
     return norm.clamp_min(torch.finfo(norm.dtype).smallest_normal)

@@ -47,11 +47,12 @@ class Evaluation(NamedTuple):
 class Engine(ABC):
     """The runs of one optimizer that train together.
 
-    `leaves` are what the optimizer moves, `stacked` says whether they carry a run dimension, and `examples` counts the
-    training and the test examples of a run.
+    `leaves` are what the optimizer moves, `whole` the same numbers in as few tensors as there are, `stacked` says
+    whether they carry a run dimension, and `examples` counts the training and the test examples of a run.
     """
 
     leaves: list[Tensor]
+    whole: list[Tensor]
     stacked: bool
     examples: dict[str, int]
 
@@ -117,7 +118,7 @@ class Stack(Engine):
 
     def __init__(self, experiment: Experiment, runs: Sequence[First], device: torch.device) -> None:
         self.parameters = Parameters([self._first(experiment, run) for run in runs], device)
-        self.leaves = [self.parameters.flat]
+        self.leaves = self.whole = [self.parameters.flat]
         self.labels = {
             part: torch.stack([torch.from_numpy(run.data[f"{part}_labels"]) for run in runs]).long().to(device)
             for part in ("train", "test")
@@ -229,7 +230,7 @@ class Single(Engine):
         settings = experiment.settings
         self.device, self.half = device, settings.precision == "bfloat16"
         self.model = first_model(experiment, run).to(device)
-        self.leaves = list(self.model.parameters())
+        self.leaves = self.whole = list(self.model.parameters())
         self.parts = {part: models.Examples(run.data, part, device) for part in ("train", "test")}
         self.examples = {part: len(examples) for part, examples in self.parts.items()}
 

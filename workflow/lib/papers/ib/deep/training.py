@@ -171,7 +171,7 @@ class _Training:
     @torch.no_grad()
     def _step(self, index: torch.Tensor) -> None:
         """One step of the optimizer on one batch of each run."""
-        before = [leaf.clone() for leaf in self.engine.leaves]
+        before = [tensor.clone() for tensor in self.engine.whole]
 
         def closure() -> torch.Tensor:
             losses = self.engine.losses(index)
@@ -181,8 +181,8 @@ class _Training:
         self.iteration += 1
         group = self.optimizer.param_groups[0]
         size = next(group[key] for key in ("step_size_taken", "lr") if key in group)
-        gradients = [leaf.grad for leaf in self.engine.leaves if leaf.grad is not None]
-        torch._foreach_sub_(before, self.engine.leaves)
+        gradients = [tensor.grad for tensor in self.engine.whole if tensor.grad is not None]
+        torch._foreach_sub_(before, self.engine.whole)
         lengths = [joint_norm(tensors, self.engine.stacked) for tensors in (gradients, before)]
         record = (
             torch.stack(

@@ -18,6 +18,7 @@ from tests.faults import small
 from workflow.lib import optim, rooms
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
+from workflow.lib.files import read_parameters
 from workflow.lib.papers.ntp.data import generate
 from workflow.lib.papers.ntp.settings import RandomSentences
 from workflow.lib.papers.ntp.training import train
@@ -109,6 +110,33 @@ def test_a_class_from_elsewhere_sees_the_tensors_of_a_net(tmp_path: Path) -> Non
     table = read_metrics(small.tables(of, tmp_path))
     theirs, ours = (table.curve("vit_mnist", "train_loss", label).values for label in rivals)
     np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "tensors"),
+    [
+        ("bert_mnli", "matrices and biases"),
+        ("vit_mnist", r"matrices and biases and positions \(1 x tokens x dim\) and scalars"),
+    ],
+)
+def test_a_rule_for_matrices_alone_is_refused_where_there_are_others(experiment: str, tensors: str) -> None:
+    changes = {"optimizers": {"mine": {"rule": "torch.optim.Muon", "lr": 0.01}}}
+    with pytest.raises(
+        UserError, match=rf"{experiment}.optimizers.mine: torch.optim.Muon takes no step on {tensors}: "
+    ):
+        load_paper("ib", {"experiments": {experiment: changes}})
+
+
+@pytest.mark.parametrize("experiment", ["bert_mnli", "vit_mnist"])
+def test_a_trial_step_sees_tensors_like_those_of_the_net(experiment: str, tmp_path: Path) -> None:
+    """As many dimensions, or none: a rule that passes the trial finds no other in the job."""
+    of = small.paper("ib", only=1, experiments=[experiment])
+    (found,) = of.experiments.values()
+    list(small.run(of, tmp_path))
+    runs = tmp_path / "runs" / experiment
+    (weights, *_) = runs.glob("*/*.safetensors")
+    tensors = read_parameters(weights).values()
+    assert {array.ndim - 1 for array in tensors} == {len(shape) for shape in found.settings.tensors.values()}
 
 
 def test_an_error_in_a_step_is_told_by_the_users_line() -> None:

@@ -99,6 +99,21 @@ def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
         raise UserError(f"{rule}: {error}") from None
 
 
+def try_step(rule: str, hyperparameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse, while planning, a class from elsewhere that cannot move some parameters, such as one for matrices alone.
+
+    Args:
+        rule: a dotted path; registered optimizers move anything.
+        hyperparameters: by name.
+        shapes: what messages call a parameter -> its shape in one run, small numbers in the place of large ones.
+
+    Raises:
+        UserError: with what the class said.
+    """
+    if _is_foreign(rule):
+        _foreign.try_step(rule, hyperparameters, shapes)
+
+
 def explained(rule: str) -> AbstractContextManager[None]:
     """Around steps: an error that comes out of a class from elsewhere is told by its own line, as a UserError."""
     return _foreign.explained(rule) if _is_foreign(rule) else nullcontext()

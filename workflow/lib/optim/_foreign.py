@@ -130,7 +130,7 @@ def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise UserError(f"{rule} refuses these hyper-parameters: {told}") from None
-    if _is_torch_s(optimizer_class(rule)) and optimizer_class(rule).__name__ in (*_ENTRYWISE, "LBFGS"):
+    if _moves_any(optimizer_class(rule)):
         return
 
     def closure() -> torch.Tensor:  # as everywhere here: a loss and a gradient, without the graph behind them
@@ -140,6 +140,22 @@ def check(rule: str, hyperparameters: Mapping[str, Any]) -> None:
     closure()
     with explained(rule):
         optimizer.step(closure)  # type: ignore[arg-type]
+
+
+def try_step(rule: str, hyperparameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Let two stacked runs take a step on parameters of these shapes; see `workflow.lib.optim.try_step`."""
+    if _moves_any(optimizer_class(rule)):
+        return
+    import torch
+
+    parameters = [torch.zeros(2, *shape) for shape in shapes.values()]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        build(rule, parameters, True, hyperparameters).step(lambda: torch.ones(2))
+    except Exception as error:
+        told = " and ".join(shapes)
+        raise UserError(f"{rule} takes no step on {told}: {type(error).__name__}: {error}") from None
 
 
 @contextmanager
@@ -202,6 +218,11 @@ def _is_optimizer(item: Any) -> bool:
 
 def _is_torch_s(found: type) -> bool:
     return found.__module__.startswith("torch.")
+
+
+def _moves_any(found: type) -> bool:
+    """Whether a class is one of torch's that are known to move tensors of any shape."""
+    return _is_torch_s(found) and found.__name__ in (*_ENTRYWISE, "LBFGS")
 
 
 def _kind(default: Any) -> Any:

@@ -90,6 +90,10 @@ class Optimizer(Model, Generic[O]):
         """What a room has to know of the rule with these hyper-parameters."""
         return optim.traits(self.rule, self.hyperparameters)
 
+    def try_step(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a rule that cannot move parameters of these shapes, by what messages call them (`optim.try_step`)."""
+        optim.try_step(self.rule, self.hyperparameters, shapes)
+
     def build(self, parameters: Any, *, stacked: bool = False, **more: Any) -> torch.optim.Optimizer:
         """Make the torch optimizer for some parameters, with some hyper-parameters changed; see `optim.build`."""
         return optim.build(self.rule, parameters, stacked=stacked, **{**self.hyperparameters, **more})

@@ -117,6 +117,11 @@ class Deep(Settings):
         """Whether the runs of several seeds train together: small nets, float32, and nothing drawn during training."""
         return False
 
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The kinds of tensors that a net of this kind has, with shapes of as many dimensions."""
+        return {"matrices": (3, 2), "biases": (3,)}
+
     def route(self, optimizer: Optimizer) -> Literal["fast", "plain"]:
         """`fast` where all weights of a run may lie in one tensor, `plain` where a rule tells tensors apart."""
         for name, value in optimizer.hyperparameters.items():
@@ -125,7 +130,11 @@ class Deep(Settings):
                     f"{name}: expected a number that float32 can hold, in which these nets are; found {value:g}"
                 )
         traits = optimizer.traits
-        return "fast" if traits.entrywise or traits.one_norm else "plain"
+        if traits.entrywise or traits.one_norm:
+            optimizer.try_step({"all weights in one tensor": (6,)})
+            return "fast"
+        optimizer.try_step(self.tensors)
+        return "plain"
 
     @property
     def evaluated(self) -> tuple[int, ...]:
@@ -214,6 +223,11 @@ class Vision(Deep):
     def example_bytes(self) -> int:
         """Pixels and a label, a byte each."""
         return self.channels * self.size**2 + 1
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """A ViT has a class token and positions, and a temperature in each block, too."""
+        return {**super().tensors, "positions (1 x tokens x dim)": (1, 3, 2), "scalars": ()}
 
     @property
     def stackable(self) -> bool:

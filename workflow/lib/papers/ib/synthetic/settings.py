@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, NonNegative, Positive
 from workflow.lib.plan.optimizer import Optimizer, Options
 from workflow.lib.plan.settings import Settings
@@ -89,7 +88,7 @@ class Sequences(Settings):
         """
         fast = optimizer.traits.rotations
         if "." in optimizer.rule:
-            _try_a_step(optimizer, [(3, 3), (3,)] if isinstance(self, Joint) else [(3, 3)])
+            optimizer.try_step({"W (d x d)": (3, 3), **({"u (d)": (3,)} if isinstance(self, Joint) else {})})
             fast = fast and not any(settings.initial_norm for settings in self.variants().values())
         return "fast" if fast else "plain"
 
@@ -137,20 +136,6 @@ class Variants(Sequences):
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings by the index of their metrics, such as `query_anywhere`."""
         return {name: self._changed(change) for name, change in self.changes.items()}
-
-
-def _try_a_step(optimizer: Optimizer[Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse a class from elsewhere that cannot move parameters of these shapes, such as one for matrices alone."""
-    import torch
-
-    parameters = [torch.zeros(2, *shape) for shape in shapes]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    try:
-        optimizer.build(parameters, stacked=True).step(lambda: torch.ones(2))  # type: ignore[arg-type, return-value]
-    except Exception as error:
-        told = " and ".join("W (d x d)" if len(shape) == 2 else "u (d)" for shape in shapes)
-        raise UserError(f"{optimizer.rule} takes no step on {told}: {type(error).__name__}: {error}") from None
 
 
 def array_name(variant: str, name: str) -> str:

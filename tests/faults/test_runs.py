@@ -22,6 +22,8 @@ from workflow.lib.errors import UserError
 from workflow.lib.plan.model import Experiment, Paper
 from workflow.lib.runs import Trace
 
+# Runs that diverge are drawn and judged without a word of numpy's or matplotlib's.
+pytestmark = pytest.mark.filterwarnings("error")
 PAPERS = rooms.papers()
 # Every paper in turn; the quickest also where slow tests are left out.
 EACH = [pytest.param(paper, marks=[] if paper == "ntp" else [pytest.mark.slow]) for paper in PAPERS]

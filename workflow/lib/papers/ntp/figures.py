@@ -249,9 +249,18 @@ def _law(sheet: Sheet, ax: Axes, panel: str, curve: Curve, rate: float, label: s
     """An exponential law beside a part of a curve's run, drawn a little above it."""
     end = curve.steps[-1]
     window = curve.window(part[0] * end, part[1] * end)
-    start = 3 * np.nanmedian(window.values[:, 0])
-    values = start * np.exp(rate * (window.steps - window.steps[0]))
-    sheet.line(ax, panel, "law", window.steps, values, role="theory", **DASHED, label=label)
+    shape = np.exp(rate * (window.steps - window.steps[0]))
+    _theory(sheet, ax, panel, "law", window.steps, shape, window.values[:, 0], label)
+
+
+def _theory(
+    sheet: Sheet, ax: Axes, panel: str, name: str, steps: np.ndarray, shape: np.ndarray, begin: np.ndarray, label: str
+) -> None:
+    """A shape that begins at three times the seeds' median; none where all of them have diverged."""
+    recorded = begin[~np.isnan(begin)]
+    if recorded.size:
+        values = 3 * np.median(recorded) / shape[0] * shape
+        sheet.line(ax, panel, name, steps, values, role="theory", **DASHED, label=label)
 
 
 def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: Runs, late: float, power: int) -> float:
@@ -266,8 +275,7 @@ def _turning(sheet: Sheet, ax: Axes, metric: str, metrics: Metrics, experiment: 
     steps = curve.window(10, np.inf).steps.astype(np.float64)
     shape = np.log(steps) ** power / steps
     label = r"shape of the bound, $\log t / t$" if power == 1 else r"shape of the bound, $\log^2 t / t$"
-    start = 3 * np.nanmedian(curve.at(10)) / shape[0]
-    sheet.line(ax, metric, "shape of the bound", steps, start * shape, role="theory", **DASHED, label=label)
+    _theory(sheet, ax, metric, "shape of the bound", steps, shape, curve.at(10), label)
     name = f"W_{{{metric[-2:]}}}"
     ax.set(xscale="log", yscale="log", title=f"stage {power}: direction", ylabel=f"1 − cosine of ${name}$")
     return float(np.median(curve.slope(late * last, last, log_steps=True, log_values=True)))

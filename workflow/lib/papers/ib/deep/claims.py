@@ -124,9 +124,15 @@ def _row(figure: str) -> Measured:
         # Each of SNGD's steps has the row's length or the row's cap, so its shares of both add up to 1 at least.
         length, size = (metrics.curve(name, metric, "sngd").values for metric in ("step_length", "step_size"))
         found.append(np.maximum(1 - length / told["sngd"] - size / told["eta_max"], 0))
-        return float(max(np.nanmax(np.abs(values)) for values in found))
+        return float(np.max([_largest(values) for values in found]))
 
     return row
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest size among what was recorded, shape (seeds,) or (seeds, steps); NaN if a seed recorded nothing."""
+    sizes = np.abs(values).reshape(len(values), -1)
+    return float(np.max(np.fmax.reduce(sizes, axis=1)))
 
 
 def _leaves_chance(figure: str) -> Measured:

@@ -122,7 +122,8 @@ class _Panels:
                 if np.isfinite(at):
                     finite = row[np.isfinite(row)]
                     height = finite[-1] if finite.size else ax.get_ylim()[1]  # at the top if it diverged at once
-                    self.sheet.lost(ax, "train loss", label, at, height, color=self.looks[label].color)
+                    first = max(at, curve.steps[0])  # a log axis has no place for step 0
+                    self.sheet.lost(ax, "train loss", label, first, height, color=self.looks[label].color)
         ax.set(xscale="log", xlabel="steps", ylabel="train loss (nats)", title="train loss")
         ax.xaxis.set_minor_formatter(NullFormatter())
         _loss_axis(ax)

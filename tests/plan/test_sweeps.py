@@ -39,8 +39,8 @@ WORDS = ["orthogonal", "antipodal"]
 
 
 def orthogonal(settings: Any) -> dict[str, Any]:
-    """An overlay of ib's experiment orthogonal, with one optimizer and a target that is reached from below."""
-    only = {"seeds": 2, "settings": settings, "optimizers": {"gd": None, "polyak": None}, "target": {"above": 0.95}}
+    """An overlay of ib's experiment orthogonal, with one optimizer and a target that is reached from above."""
+    only = {"seeds": 2, "settings": settings, "optimizers": {"gd": None, "polyak": None}, "target": {"below": 0.05}}
     return {"experiments": {"orthogonal": only}}
 
 
@@ -285,11 +285,12 @@ def test_what_is_reached() -> None:
 
 
 def above(metric: str, value: float, diverged: bool = False) -> Trace:
-    """Two seeds whose objective ends at a value and a little above it."""
+    """Two seeds whose objective ends at a value and a little above it; of a gap, at what is missing to 1."""
     trace = Trace(range(2))
     steps = [0, 10, 100, 900]
     rows = [[0, value / 2, value, value], [0, value / 2, value, min(1, 1.01 * value)]]
-    trace.record(metric, steps, np.array(rows) if not diverged else [[0, 0.1, np.nan, np.nan], rows[1]])
+    found = np.array(rows if not diverged else [[0, 0.1, np.nan, np.nan], rows[1]])
+    trace.record(metric, steps, 1 - found if metric == "gap" else found)
     if diverged:
         trace.record("diverged_at", 0, [11, np.nan])
     return trace

@@ -24,8 +24,8 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(f"error: {from_os_error(error)}")
 
 
-def unknown(what: str, found: object, allowed: Iterable[str]) -> str:
-    """Say that a name is unknown, which names there are, and the nearest one.
+def unknown(what: str, found: object, allowed: Iterable[str], more: str = "") -> str:
+    """Say that a name is unknown, which names there are, the nearest one, and, in a sentence of its own, more.
 
     >>> unknown("paper", "npt", ["ntp", "icl"])
     "unknown paper 'npt'; there are: icl, ntp. Did you mean 'ntp'?"
@@ -33,7 +33,8 @@ def unknown(what: str, found: object, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     message = f"unknown {what} {found!r}; there are: {', '.join(names) or 'none'}"
     near = difflib.get_close_matches(str(found), names, n=1)
-    return f"{message}. Did you mean {near[0]!r}?" if near else message
+    sentences = [message, *([f"Did you mean {near[0]!r}?"] if near else []), *([more] if more else [])]
+    return ". ".join(sentences[:2]) + "".join(f" {sentence}" for sentence in sentences[2:])
 
 
 def shortened(found: object, most: int = 80) -> str:

@@ -162,7 +162,8 @@ def _is_foreign(rule: str) -> bool:
         return False
     if isinstance(rule, str) and "." in rule:
         return True
-    raise UserError(f"{unknown('optimizer', rule, names())} Any other needs a dotted path, such as torch.optim.AdamW.")
+    more = "Any other needs a dotted path, such as torch.optim.AdamW."
+    raise UserError(unknown("optimizer", rule, names(), more))
 
 
 def __getattr__(name: str) -> Any:

@@ -244,7 +244,12 @@ def _objective(entry: _Entry, kind: type[Settings], where: str) -> tuple[Setting
     if objective is not None and objective.value not in kind.objectives:
         raise UserError(f"{where}.objective: {unknown('objective', objective.value, kind.objectives)}")
     if target is not None:
-        checked(Target, target.value, f"{where}.target")
+        goal = checked(Target, target.value, f"{where}.target")
+        if objective is not None and goal.low != ((side := kind.objectives[objective.value]) == "below"):
+            raise UserError(
+                f"{where}.target: runs are good where {objective.value} is {side} a number; expected "
+                f"{{{side}: <number>}}, found {target.value}"
+            )
     return objective, target
 
 
@@ -371,10 +376,9 @@ class Paper(Model):
         for name, found in entry.experiments.items():
             named(name, f"{room.paper}.experiments")
             if isinstance(found, Mapping) and "kind" not in found:
-                raise UserError(
-                    f"{room.paper}.experiments: {unknown('experiment', name, set(entry.experiments) - {name})} "
-                    "A new one needs `kind`, or `like` and the name of the experiment to start from."
-                )
+                more = "A new one needs `kind`, or `like` and the name of the experiment to start from."
+                others = set(entry.experiments) - {name}
+                raise UserError(f"{room.paper}.experiments: {unknown('experiment', name, others, more)}")
         experiments = {name: Experiment.read(room, name, found) for name, found in entry.experiments.items()}
         figures = {name: _figure(room, name, found, experiments) for name, found in entry.figures.items()}
         claims = {name: _claim(room, name, found, figures) for name, found in entry.claims.items()}
@@ -411,13 +415,12 @@ def _figure(room: Room, name: str, found: Any, experiments: Mapping[str, Experim
     if figure.drawing not in drawings:
         if figure.draws:
             raise UserError(f"{where}.draws: {unknown('drawing', figure.draws, drawings)}")
-        raise UserError(f"{where}: {unknown('figure', name, room.drawings)} A new one needs `draws` and one of these.")
+        more = "A new one needs `draws` and one of these."
+        raise UserError(f"{where}: {unknown('figure', name, room.drawings, more)}")
     for experiment in figure.experiments:
         if experiment not in experiments:
-            raise UserError(
-                f"{where}.experiments: {unknown('experiment', experiment, experiments)} "
-                f"(to leave the figure out: `{name}: null`)"
-            )
+            more = f"To leave the figure out: `{name}: null`."
+            raise UserError(f"{where}.experiments: {unknown('experiment', experiment, experiments, more)}")
     expected = [*drawings[figure.drawing]]
     if expected[-1:] == [...]:
         expected = expected[:-1] + [expected[-2]] * max(0, len(figure.experiments) - len(expected) + 1)

@@ -6,12 +6,15 @@ Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from workflow.lib.errors import UserError
 from workflow.lib.plan.optimizer import Optimizer, Options
+
+Side = Literal["below", "above"]
 
 
 class Needs(NamedTuple):
@@ -47,16 +50,17 @@ class Disk(NamedTuple):
 class Settings(BaseModel):
     """The settings of one kind of experiment. Unknown keys are errors; cross-field checks go in validators.
 
-    `family` names the folder inside the paper's room that holds this kind's data, training and metrics
-    modules, for papers with several families of experiments; empty for the room itself. `objectives` are the metrics
-    that points of a sweep may be compared by: of runs, at several steps, and with several indices only where the worst
-    of them counts. One job trains up to `points_per_job` points, where starting it costs more than a run does.
+    `family` names the folder inside the paper's room that holds this kind's data, training and metrics modules, for
+    papers with several families of experiments; empty for the room itself. `objectives` are the metrics that points of
+    a sweep may be compared by, each with the side of a target on which it is good: metrics of runs, at several steps,
+    and with several indices only where the worst of them counts. One job trains up to `points_per_job` points, where
+    starting it costs more than a run does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     family: ClassVar[str] = ""
     options: ClassVar[type[Options]] = Options
-    objectives: ClassVar[tuple[str, ...]] = ()
+    objectives: ClassVar[Mapping[str, Side]] = {}
     points_per_job: ClassVar[int] = 1
 
     def downloads(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from workflow.lib import grids
 from workflow.lib.number_types import Count, Probability
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Settings
+from workflow.lib.plan.settings import Settings, Side
 
 # How far probabilities may sum, and dot products of features lie, from what they should be.
 TOLERANCE = 1e-8
@@ -65,7 +65,7 @@ class Prompts(Settings):
     """Training on sampled prompts (docs/papers/icl.md, sections 3 and 5)."""
 
     family: ClassVar[str] = "prompts"
-    objectives: ClassVar[tuple[str, ...]] = ("error", "training_error", "loss")
+    objectives: ClassVar[Mapping[str, Side]] = {"error": "below", "training_error": "below", "loss": "below"}
     points_per_job: ClassVar[int] = 10
 
     feature_count: Count = Field(ge=2)
@@ -142,7 +142,7 @@ class Population(Settings):
 
     family: ClassVar[str] = "population"
     options: ClassVar[type[Options]] = PopulationOptions
-    objectives: ClassVar[tuple[str, ...]] = ("mean_error", "error")
+    objectives: ClassVar[Mapping[str, Side]] = {"mean_error": "below", "error": "below"}
     points_per_job: ClassVar[int] = 10
 
     feature_counts: tuple[Count, ...] = Field(min_length=1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, NonNegative, Positive
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Needs, Settings
+from workflow.lib.plan.settings import Needs, Settings, Side
 
 
 class TwoStageOptions(Options):
@@ -32,7 +33,12 @@ class TwoStage(Settings):
     """
 
     options = TwoStageOptions
-    objectives = ("loss_ov", "cos_ov", "loss", "cos_kq")
+    objectives: ClassVar[Mapping[str, Side]] = {
+        "loss_ov": "below",
+        "cos_ov": "above",
+        "loss": "below",
+        "cos_kq": "above",
+    }
     points_per_job = 10
 
     steps_ov: Count

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, Index, NonNegative, Positive, Probability
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Needs, Settings
+from workflow.lib.plan.settings import Needs, Settings, Side
 
 SwitchRule = Literal["largest_deviations", "largest", "robust_deviations", "share_of_largest", "threshold"]
 
@@ -54,7 +55,11 @@ class Bigram(Settings):
     """
 
     options = RunOptions
-    objectives = ("value_distance", "attention_distance", "loss")
+    objectives: ClassVar[Mapping[str, Side]] = {
+        "value_distance": "below",
+        "attention_distance": "below",
+        "loss": "below",
+    }
 
     states: Annotated[Count, Field(ge=2, le=256)]
     positions: Count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,7 +13,7 @@ from workflow.lib import grids
 from workflow.lib.errors import UserError
 from workflow.lib.number_types import Count, Positive, Probability
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Disk, Needs, Settings
+from workflow.lib.plan.settings import Disk, Needs, Settings, Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Deep(Settings):
     """
 
     family: ClassVar[str] = "deep"
-    objectives: ClassVar[tuple[str, ...]] = ("test_accuracy", "test_loss", "train_loss")
+    objectives: ClassVar[Mapping[str, Side]] = {"test_accuracy": "above", "test_loss": "below", "train_loss": "below"}
 
     dataset: str
     train_examples: Count | None

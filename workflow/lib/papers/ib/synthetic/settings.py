@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from workflow.lib.number_types import Count, NonNegative, Positive
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Settings
+from workflow.lib.plan.settings import Settings, Side
 
 # A token's place in its sequence, counted from 1 as in the paper, or "random": any place, drawn per sequence.
 Place = Annotated[Literal["random"] | Annotated[int, Field(ge=1, strict=True)], Field(union_mode="left_to_right")]
@@ -49,7 +49,7 @@ class Sequences(Settings):
 
     family: ClassVar[str] = "synthetic"
     options: ClassVar[type[Options]] = Iterations
-    objectives: ClassVar[tuple[str, ...]] = ("gap", "loss", "distraction", "misalignment_w")
+    objectives: ClassVar[Mapping[str, Side]] = dict.fromkeys(("gap", "loss", "distraction", "misalignment_w"), "below")
     points_per_job: ClassVar[int] = 10
 
     samples: Count
@@ -101,7 +101,7 @@ class Joint(Sequences):
     """W and the decoder u are trained together; u starts at 0."""
 
     options: ClassVar[type[Options]] = JointIterations
-    objectives: ClassVar[tuple[str, ...]] = (*FixedDecoder.objectives, "misalignment_u")
+    objectives: ClassVar[Mapping[str, Side]] = {**FixedDecoder.objectives, "misalignment_u": "below"}
 
 
 class Variants(Sequences):

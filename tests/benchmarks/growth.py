@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import resource
@@ -71,13 +72,23 @@ def trained(
 
 def planning(jobs: int) -> float:
     """CPU seconds of a dry run with so many trainings, each with data of its own."""
-    changes = ["papers=[ntp]", f"seeds={jobs}", "seeds_per_job=1"]
-    target = "results/ntp/metrics/two_stage.parquet"
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / SNAKEFILE), "-n", "--quiet", "all"]
+    return _dry_run("two_stage", f"seeds={jobs}")
+
+
+def planning_sweep(jobs: int) -> float:
+    """CPU seconds of a dry run with so many trainings, each of five of a sweep's 2,000 points."""
+    optimizers = {"ngd": {key: {"sweep": {"log": [1e-4, 1, size]}} for key, size in (("lr", 40), ("lr_kq", 50))}}
+    swept = {"experiments": {"two_stage": {"optimizers": optimizers}}}
+    return _dry_run("two_stage_ngd_lr_lr_kq", f"seeds={jobs // 400}", f"ntp={json.dumps(swept)}")
+
+
+def _dry_run(experiment: str, *changes: str) -> float:
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / SNAKEFILE), "-n", "--quiet", "rules"]
+    changes = ("papers=[ntp]", "seeds_per_job=1", *changes)
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
-            [*command, "--config", *changes, "--", target],
+            [*command, "--config", *changes, "--", f"results/ntp/metrics/{experiment}.parquet"],
             cwd=folder, env=environment(ROOT), check=True, capture_output=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -123,6 +134,7 @@ def growths() -> Iterator[Growth]:
     )
     yield Growth("icl, K = 5", "N", [100, 400, 1600], step, lambda n: icl({**scale, "context_length": n}))
     yield Growth("planning", "trainings", [100, 1000, 5000], "CPU s", planning)
+    yield Growth("planning, a sweep", "trainings", [400, 2000, 10000], "CPU s", planning_sweep)
 
 
 def tables(quick: bool) -> Iterator[str]:

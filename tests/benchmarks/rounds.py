@@ -1,4 +1,4 @@
-"""What snakemake itself costs for each of many short jobs, with rounds by the clock and without (docs/snakemake.md)."""
+"""What snakemake itself costs for each of many short jobs, with the guards and without (docs/snakemake.md)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from tests.benchmarks import Benchmark
 from tests.conftest import ROOT, environment
 
 SNAKEFILE = """
+if {guarded}:
+    from workflow.lib import guards
+    guards.plan_cheaply()
 rule all:
     input: expand("{{i}}.out", i=range({jobs}))
 rule one:
@@ -20,8 +23,7 @@ rule one:
     shell: "sleep 0.2; : > {{output}}"
 onstart:
     if {guarded}:
-        from workflow.lib import rounds
-        rounds.without_timers(workflow.scheduler)
+        guards.without_timers(workflow.scheduler)
 """
 
 
@@ -51,9 +53,9 @@ def tables(quick: bool) -> Iterator[str]:
     yield "snakemake: CPU ms for each job of 0.2 s, four at a time"
     waiting = ("--scheduler-subsample", "200")  # as the default profile has it
     for name, guarded, options in (
-        ("rounds by the clock", False, ()),
-        ("a round when a job has ended", True, ()),
-        ("which looks at 200 that wait", True, waiting),
+        ("as it is", False, ()),
+        ("with the guards", True, ()),
+        ("and 200 that wait looked at", True, waiting),
     ):
         told = ", ".join(f"{milliseconds_per_job(jobs, guarded, *options):.0f} ({jobs} jobs)" for jobs in (200, 2000))
         yield f"  {name:<32} {told}"

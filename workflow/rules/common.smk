@@ -43,6 +43,7 @@ def planned(wildcards):
     return entry_of(wildcards.paper, wildcards.get("experiment"))
 
 
+@functools.cache
 def entry_of(paper, experiment=None):
     """An experiment of the plan, or the paper where none is named."""
     with exit_on_user_error():

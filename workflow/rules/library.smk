@@ -112,3 +112,8 @@ if {"{", "}"} & set(ROOT):
 load_library(ROOT)
 # Snakemake puts the folder of each Snakefile there; this one's `lib` is not for other Snakefiles.
 sys.path[:] = [place for place in sys.path if place != f"{ROOT}/workflow"]
+
+
+from workflow.lib import guards
+
+guards.plan_cheaply()

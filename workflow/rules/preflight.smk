@@ -3,7 +3,7 @@
 import atexit
 import sys
 
-from workflow.lib import cluster, preflight, rounds, watching
+from workflow.lib import cluster, guards, preflight, watching
 from workflow.lib.errors import UserError, exit_on_user_error
 
 
@@ -50,7 +50,7 @@ if workflow.modifier.is_main_snakefile():
 
 
 onstart:
-    rounds.without_timers(workflow.scheduler)
+    guards.without_timers(workflow.scheduler)
     with exit_on_user_error():
         if workflow.executor_plugin.name == "slurm":
             settings = workflow.executor_settings

@@ -154,9 +154,12 @@ class Experiment(Model, Generic[S, O]):
 
     def job(self, name: str) -> tuple[str, ...]:
         """The labels that a training job trains, or a UserError that lists the jobs."""
-        if name not in self.jobs:
-            raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', name, self.jobs)}")
-        return self.jobs[name]
+        if name in self.together:
+            return self.together[name]
+        # Not by `jobs`, which every job of a plan would make anew, and which is as long as a sweep has points.
+        if name in self.optimizers and not any(name in labels for labels in self.together.values()):
+            return (name,)
+        raise UserError(f"{self.paper}.experiments.{self.name}: {unknown('optimizer', name, self.jobs)}")
 
     def swept(self, label: str) -> dict[str, Any]:
         """The swept values of one optimizer's runs, by name; empty where nothing is swept."""

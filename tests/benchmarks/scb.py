@@ -74,7 +74,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"scb one run of {steps} steps (T = 5000, B = 64), per step",
         plain=lambda: direct(experiment, "prox", 2 * plain_steps // 5, 3 * plain_steps // 5),
         fast=lambda: fast("prox"),
-        floor=60,
+        floor=75,
         plain_units=plain_steps,
         fast_units=steps,
         work=work,
@@ -88,7 +88,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"scb all {len(CURVES)} curves of fig1, one seed, {steps} steps, per step",
         plain=one_by_one,
         fast=lambda: fast(*CURVES),
-        floor=90,
+        floor=105,
         plain_units=plain_steps,
         fast_units=steps,
         work=work.times(0.4 + 0.6 * len(CURVES)),  # the boosting, two fifths of the steps, is done once
@@ -102,7 +102,7 @@ def work_of_a_step(settings: Bigram) -> Work:
     a sequence's words and tokens, or a block of positions, are what a loop touches.
     """
     tokens, cuts = settings.positions * settings.batch_size, settings.states - 1
-    drawing = 2 + cuts * (2 + 2)  # words written; for each cut words read, tokens updated
+    drawing = 2 + -(-cuts // 2) * (2 + 2)  # words written; for every two cuts words read, tokens updated
     # For two states: tokens twice; for two sequences of one column, attention read and its gradient updated.
     passing = -(-cuts // 2) * (2 * 1 + (8 + 16) / 2)
     return Work({torch.float64: 2 * cuts * tokens}, (drawing + passing) * tokens, 3 * settings.positions)

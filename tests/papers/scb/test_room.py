@@ -252,8 +252,9 @@ def test_batches_have_the_right_distribution() -> None:
             np.testing.assert_allclose(gap, 0, atol=3.5 / np.sqrt(chosen.sum()))
 
 
-def test_random_words_are_xoshiro_s_and_batches_are_looked_up_from_them() -> None:
-    e = experiment(states=4, positions=150, batch_size=5, minimum_correlation=0)
+@pytest.mark.parametrize("states", [2, 3, 4, 5])
+def test_random_words_are_xoshiro_s_and_batches_are_looked_up_from_them(states: int) -> None:
+    e = experiment(states=states, positions=150, support=2, batch_size=5, minimum_correlation=0)
     p = draw_problem(e.settings, e.seed(0))
     state = e.seed(0).sequence("test").generate_state(4 * kernels.LANES, np.uint64).reshape(4, kernels.LANES)
     words = []
@@ -263,9 +264,13 @@ def test_random_words_are_xoshiro_s_and_batches_are_looked_up_from_them() -> Non
         kernels.fill(state, drawn)
         assert drawn.tolist() == plain.random_words(plain_state, drawn.size)
         words.append(drawn)
-    found = Batches(p, 5, e.seed(0), "test").draw()
-    for ours, twin in zip(found, plain.sample(words, p), strict=True):
-        np.testing.assert_array_equal(ours, twin)
+    stream = Batches(p, 5, e.seed(0), "test")
+    beside = Batches(p, 5, e.seed(1), "test", stream)
+    for again in (False, True):  # another stream that writes to the same memory changes neither
+        found = stream.draw(again=again)
+        for ours, twin in zip(found, plain.sample(words, p), strict=True):
+            np.testing.assert_array_equal(ours, twin)
+        beside.draw()
 
 
 def test_streams_depend_on_seed_and_purpose_alone() -> None:
@@ -280,12 +285,15 @@ def test_streams_depend_on_seed_and_purpose_alone() -> None:
     assert (first(0, "batches") != first(0, "boosting batches")).any()
 
 
-@pytest.mark.parametrize(("states", "sparse"), [(2, False), (3, False), (3, True), (5, True), (7, False)])
-def test_gradients_are_those_of_autograd(states: int, sparse: bool) -> None:
-    e = experiment(states=states, positions=70, support=2, minimum_correlation=0)
+@pytest.mark.parametrize(
+    ("states", "sparse", "positions"),
+    [(2, False, 70), (3, False, 70), (3, True, 70), (3, True, 1100), (5, True, 70), (7, False, 70), (3, False, 1100)],
+)
+def test_gradients_are_those_of_autograd(states: int, sparse: bool, positions: int) -> None:
+    e = experiment(states=states, positions=positions, support=2, minimum_correlation=0)
     p = draw_problem(e.settings, e.seed(1))
     generator = np.random.default_rng(0)
-    attention, value = generator.standard_normal((states, 70)), generator.standard_normal((states, states))
+    attention, value = generator.standard_normal((states, positions)), generator.standard_normal((states, states))
     if sparse:
         attention *= generator.random(attention.shape) < 0.04
     found = np.zeros_like(attention), np.zeros_like(value)
@@ -389,17 +397,18 @@ def test_trajectories_equal_the_direct_transcription(label: str, penalty: float)
         np.testing.assert_allclose(trace["attention_distance"].values[row], expected, rtol=1e-6)
 
 
-def test_any_torch_optimizer_runs_and_agrees_where_it_is_the_same_rule() -> None:
-    """Raw SGD by the rule gd, against autograd's gradients."""
+@pytest.mark.parametrize("maximize", [False, True])
+def test_gradient_descent_follows_the_plain_gradients(maximize: bool) -> None:
     e = experiment(**SMALL)
     data = {0: generate(e, e.seed(0))}
-    run = train(e, e.optimizers["raw_small"], data, Job())
+    raw = e.optimizers["raw_small"].model_copy(update={"hyperparameters": {"lr": 0.001, "maximize": maximize}})
+    run = train(e, raw, data, Job())
     p = Problem.stacked([data[0]], 60).one(0)
     A, V = columns(p.uniform), columns(p.memoryless)
     streams = [Batches(p, 64, e.seed(0), purpose) for purpose in ("boosting batches", "batches")]
     for step in range(30):
         grad_A, grad_V = plain.gradients(streams[step >= 10].draw(), A, V)
-        A, V = A - 0.001 * grad_A, V - 0.001 * grad_V
+        A, V = (A + 0.001 * grad_A, V + 0.001 * grad_V) if maximize else (A - 0.001 * grad_A, V - 0.001 * grad_V)
     np.testing.assert_allclose(run.parameters["attention"][0], columns(A), atol=1e-12)
     np.testing.assert_allclose(run.parameters["value"][0], columns(V), atol=1e-12)
 

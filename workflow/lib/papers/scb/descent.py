@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,17 @@ DIVERGED = 1e6
 class Batches:
     """The endless stream of batches of one seed and purpose: the same for every optimizer that asks for it."""
 
-    def __init__(self, problem: Problem, batch_size: int, seed: Seed, purpose: str) -> None:
-        """Start the stream of one (unstacked) problem."""
-        state = kernels.room((4, kernels.LANES), np.uint64)
-        state[:] = seed.sequence(purpose).generate_state(state.size, np.uint64).reshape(state.shape)
+    def __init__(
+        self, problem: Problem, batch_size: int, seed: Seed, purpose: str, beside: Batches | None = None
+    ) -> None:
+        """Start the stream of one (unstacked) problem; it writes its batches where one `beside` it does.
+
+        Memory that is used again and again stays in the cache.
+        """
+        self._state, self._before = (kernels.room((4, kernels.LANES), np.uint64) for _ in range(2))
+        self._state[:] = seed.sequence(purpose).generate_state(self._state.size, np.uint64).reshape(self._state.shape)
         self._source = (
-            state,
+            self._state,
             kernels.words_for(problem.positions),
             kernels.cuts(problem.stationary),
             np.cumsum(problem.stationary),
@@ -36,14 +41,22 @@ class Batches:
             np.cumsum(problem.weights, axis=-1),
             np.cumsum(problem.transition, axis=-1),
         )
-        self._batch = (
-            kernels.room((batch_size, problem.positions), np.uint8),
-            np.empty(batch_size, np.int64),
-            np.empty(batch_size, np.int64),
+        self._batch: tuple[np.ndarray, np.ndarray, np.ndarray] = (
+            (
+                kernels.room((batch_size, problem.positions), np.uint8),
+                np.empty(batch_size, np.int64),
+                np.empty(batch_size, np.int64),
+            )
+            if beside is None
+            else beside._batch
         )
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The next batch: tokens (B, T), last tokens (B,) and next tokens (B,); the next call overwrites them."""
+    def draw(self, *, again: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next batch, or the last one `again`: tokens (B, T), last tokens (B,) and next tokens (B,).
+
+        The next call overwrites them, and so does one of a stream that shares their memory.
+        """
+        (self._state if again else self._before)[:] = self._before if again else self._state
         kernels.draw_batch(*self._source, *self._batch)
         return self._batch
 
@@ -129,16 +142,15 @@ class Descent:
 
     def _evaluation(self, batches: Sequence[Batches]) -> Evaluate:
         """A step's function for the losses (runs,), which writes the gradients; its first call draws the batches."""
-        new = True
+        again = False
 
         def evaluate() -> np.ndarray:
-            nonlocal new
+            nonlocal again
             attention, losses = self.attention, np.empty(len(batches))
             for i, stream in enumerate(batches):
-                if new:  # one after the other: a batch is still in the cache when it is passed over
-                    stream.draw()
+                stream.draw(again=again)  # one after the other: a batch is in the cache when it is passed over
                 losses[i] = stream.gradients(attention[i], self.value[i], self.free_gradient[i], self.value_gradient[i])
-            new = False
+            again = True
             if self.logits:
                 weighted = attention * self.free_gradient
                 self.free_gradient[:] = weighted - attention * weighted.sum(axis=-1, keepdims=True)
@@ -166,7 +178,7 @@ class Descent:
 
 
 def preconditioned_prox(descent: Descent, *, lr: float, penalty: float = 0.0, attention_factor: float = 1.0) -> Update:
-    """The update of the optimizer `preconditioned_prox`, compiled: importing torch takes longer than most runs."""
+    """The update of the optimizer `preconditioned_prox`, compiled and without torch."""
     weights = descent.problem.stationary
 
     def update(evaluate: Evaluate) -> np.ndarray:
@@ -177,6 +189,26 @@ def preconditioned_prox(descent: Descent, *, lr: float, penalty: float = 0.0, at
         return losses
 
     return update
+
+
+def gradient_descent(descent: Descent, *, lr: float, maximize: bool = False, attention_factor: float = 1.0) -> Update:
+    """The update of the optimizer `gd`, without torch."""
+    size = -lr if maximize else lr
+
+    def update(evaluate: Evaluate) -> np.ndarray:
+        losses = evaluate()
+        descent.free -= size * attention_factor * descent.free_gradient
+        descent.value -= size * descent.value_gradient
+        return losses
+
+    return update
+
+
+# The updates of rules whose runs are shorter than importing torch takes.
+WITHOUT_TORCH: Mapping[str, Callable[..., Update]] = {
+    "preconditioned_prox": preconditioned_prox,
+    "gd": gradient_descent,
+}
 
 
 def any_optimizer(descent: Descent, optimizer: Optimizer, attention_factor: float = 1.0) -> Update:

@@ -23,7 +23,7 @@ _PER_WORD = 4  # tokens from one 64-bit word
 _PER_ROUND = LANES * _PER_WORD
 _BLOCK = 1024  # positions; three such rows of numbers fit the fastest cache
 _LINE = 64  # bytes of a line of the cache
-_CHUNK = 64  # entries that are looked at together for one that is not zero
+_CHUNK = 512  # entries that are looked at together for one that is not zero
 
 
 def room(shape: tuple[int, ...], kind: type = np.float64) -> np.ndarray:
@@ -62,29 +62,34 @@ def _next(a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64) -> tuple[np.ui
 def fill(state: np.ndarray, words: np.ndarray) -> None:
     """Fill `words` with random ones: xoshiro256++ in every lane; `state` (4, LANES) is advanced.
 
-    Four steps of a lane go by between reading its state and writing it, which wait for one another: three times as
-    fast. Each step writes to a row of its own, so that the compiler sees that none overlaps the state.
+    Several steps of a lane go by between reading its state and writing it, which wait for one another. All places are
+    told by their distance in one array, so that the compiler sees without looking that none overlaps another.
     """
-    one, two, three, four = state[0], state[1], state[2], state[3]
-    whole = words.size - words.size % (4 * LANES)
-    for start in range(0, whole, 4 * LANES):
-        rows = words[start : start + 4 * LANES]
-        first, second = rows[:LANES], rows[LANES : 2 * LANES]
-        third, fourth = rows[2 * LANES : 3 * LANES], rows[3 * LANES :]
+    flat = state.reshape(4 * LANES)
+    whole = words.size - words.size % (8 * LANES)
+    for start in range(0, whole, 8 * LANES):
+        rows = words[start : start + 8 * LANES]
         for lane in range(LANES):
-            a, b, c, d = one[lane], two[lane], three[lane], four[lane]
-            first_word, a, b, c, d = _next(a, b, c, d)
-            second_word, a, b, c, d = _next(a, b, c, d)
-            third_word, a, b, c, d = _next(a, b, c, d)
-            fourth_word, a, b, c, d = _next(a, b, c, d)
-            first[lane], second[lane], third[lane], fourth[lane] = first_word, second_word, third_word, fourth_word
-            one[lane], two[lane], three[lane], four[lane] = a, b, c, d
+            a, b, c, d = flat[lane], flat[lane + LANES], flat[lane + 2 * LANES], flat[lane + 3 * LANES]
+            first, a, b, c, d = _next(a, b, c, d)
+            second, a, b, c, d = _next(a, b, c, d)
+            third, a, b, c, d = _next(a, b, c, d)
+            fourth, a, b, c, d = _next(a, b, c, d)
+            fifth, a, b, c, d = _next(a, b, c, d)
+            sixth, a, b, c, d = _next(a, b, c, d)
+            seventh, a, b, c, d = _next(a, b, c, d)
+            eighth, a, b, c, d = _next(a, b, c, d)
+            rows[lane], rows[lane + LANES] = first, second
+            rows[lane + 2 * LANES], rows[lane + 3 * LANES] = third, fourth
+            rows[lane + 4 * LANES], rows[lane + 5 * LANES] = fifth, sixth
+            rows[lane + 6 * LANES], rows[lane + 7 * LANES] = seventh, eighth
+            flat[lane], flat[lane + LANES], flat[lane + 2 * LANES], flat[lane + 3 * LANES] = a, b, c, d
     for start in range(whole, words.size, LANES):
         row = words[start : start + LANES]
         for lane in range(LANES):
-            word, a, b, c, d = _next(one[lane], two[lane], three[lane], four[lane])
-            row[lane] = word
-            one[lane], two[lane], three[lane], four[lane] = a, b, c, d
+            a, b, c, d = flat[lane], flat[lane + LANES], flat[lane + 2 * LANES], flat[lane + 3 * LANES]
+            row[lane], a, b, c, d = _next(a, b, c, d)
+            flat[lane], flat[lane + LANES], flat[lane + 2 * LANES], flat[lane + 3 * LANES] = a, b, c, d
 
 
 @part
@@ -130,13 +135,14 @@ def draw_batch(
     for b in range(queries.size):
         fill(state, words)
         row = tokens[b]
-        first = cut[0]
-        for t in range(count):
-            row[t] = np.uint8(halves[t] >= first)
-        for n in range(1, cut.size):
-            above = cut[n]
-            for t in range(count):
-                row[t] += np.uint8(halves[t] >= above)
+        for n in range(0, cut.size, 2):  # two cuts at a time; the last one alone comes twice
+            one, other, both = cut[n], cut[min(n + 1, cut.size - 1)], np.uint8(n + 1 < cut.size)
+            if n == 0:
+                for t in range(count):
+                    row[t] = np.uint8(halves[t] >= one) + both * np.uint8(halves[t] >= other)
+            else:
+                for t in range(count):
+                    row[t] += np.uint8(halves[t] >= one) + both * np.uint8(halves[t] >= other)
         query = _choose((words[last] >> np.uint64(11)) * unit, query_chances)
         copied = support[query, _choose((words[last + 1] >> np.uint64(11)) * unit, position_chances[query])]
         queries[b] = query
@@ -233,14 +239,14 @@ def _find(row: np.ndarray, where: np.ndarray) -> None:
     """Write the places of all entries that are not zero into `where`, which is long enough."""
     found = 0
     for start in range(0, row.size, _CHUNK):
-        stop = min(start + _CHUNK, row.size)
-        used = 0.0
-        for t in range(start, stop):
-            used += 1.0 if row[t] != 0.0 else 0.0
-        if used != 0.0:  # in few of the chunks
-            for t in range(start, stop):
-                if row[t] != 0.0:
-                    where[found] = t
+        chunk = row[start : start + _CHUNK]
+        used = 0
+        for t in range(chunk.size):
+            used += chunk[t] != 0.0
+        if used:  # in few of the chunks
+            for t in range(chunk.size):
+                if chunk[t] != 0.0:
+                    where[found] = start + t
                     found += 1
 
 

@@ -110,17 +110,22 @@ class Problem:
 
     def loss(self, attention: np.ndarray, value: np.ndarray) -> np.ndarray:
         """The exact population loss 1/2 E||x_o - V X a^(k)||^2 of any parameters, shape (...)."""
+        shared = (self.weights * self._at_support(attention)).sum(axis=-1)
+        return self._loss(attention.sum(axis=-1), np.vecdot(attention, attention), shared, value)
+
+    def _loss(self, sums: np.ndarray, squared: np.ndarray, shared: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """The same from s_k, ||a^(k)||^2 and <a^(k), q^(k)>, each (..., N)."""
         mu = self.stationary
-        sums = attention.sum(axis=-1)
         mean = np.einsum("...m,...mi->...i", mu, value)
-        truth = self.attention
-        c_ff = (mu * sums**2).sum(-1) * (mean**2).sum(-1) + self.product(attention, attention) * self.covariance(
-            value, value
-        )
-        c_xf = (mu * sums).sum(-1) * (mu * mean).sum(-1) + self.product(attention, truth) * self.covariance(
+        c_ff = (mu * sums**2).sum(-1) * (mean**2).sum(-1) + (mu * squared).sum(-1) * self.covariance(value, value)
+        c_xf = (mu * sums).sum(-1) * (mu * mean).sum(-1) + (mu * shared).sum(-1) * self.covariance(
             value, self.transition
         )
         return np.asarray(0.5 * (1 - 2 * c_xf + c_ff))
+
+    def _at_support(self, attention: np.ndarray) -> np.ndarray:
+        """The entries at the true positions, shape (..., N, Q)."""
+        return np.take_along_axis(attention, self.support, axis=-1)
 
     @cached_property
     def floor(self) -> np.ndarray:
@@ -142,32 +147,42 @@ class Problem:
         return for_attention, for_value
 
     def metrics(self, attention: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
-        """What is recorded of a state; everything of shape (...)."""
-        mu = self.stationary
-        value_change, attention_change = value - self.memoryless, attention - self.uniform
+        """What is recorded of a state; everything of shape (...).
+
+        Training asks often, so no more than four passes are made over the attention: Q is known by its few entries.
+        """
+        mu, size = self.stationary, self.positions
+        value_change = value - self.memoryless
+        entries, sums = self._at_support(attention), attention.sum(axis=-1)
+        shared = (self.weights * entries).sum(axis=-1)
+        gap = attention.copy()
+        np.put_along_axis(gap, self.support, entries - self.weights, axis=-1)
+        # <a - 1/T, q - 1/T> of each column
+        aligned = (self.weights * (entries - 1 / size)).sum(axis=-1) - (sums - 1) / size
         drifts = [
-            np.abs(attention.sum(-1) - 1).max(-1),
+            np.abs(sums - 1).max(-1),
             np.abs(value.sum(-1) - 1).max(-1),
             np.abs(np.einsum("...m,...mi->...i", mu, value) - mu).max(-1),
         ]
         return {
             "value_distance": self.squared_distance(value, self.transition),
-            "attention_distance": self.squared_distance(attention, self.attention),
+            "attention_distance": self.product(gap, gap),
             "value_alignment": self.product(value_change, self.transition - self.memoryless)
             / self.transition_correlation,
-            "attention_alignment": self.product(attention_change, self.attention - self.uniform)
-            / self.attention_correlation,
-            "loss": self.loss(attention, value),
+            "attention_alignment": (mu * aligned).sum(axis=-1) / self.attention_correlation,
+            "loss": self._loss(sums, np.vecdot(attention, attention), shared, value),
             "drift": np.max(drifts, axis=0),
-            "support_found": self.support_found(attention),
+            "support_found": self._found(attention, entries),
         }
 
     def support_found(self, attention: np.ndarray) -> np.ndarray:
         """The share of true positions among the Q largest entries of each row, shape (...)."""
+        return self._found(attention, self._at_support(attention))
+
+    def _found(self, attention: np.ndarray, entries: np.ndarray) -> np.ndarray:
         width = self.support.shape[-1]
-        entries = np.take_along_axis(attention, self.support, axis=-1)
         # Ties count against: in uniform attention nothing is found.
-        ranks = [(attention >= entries[..., [i]]).sum(-1) for i in range(width)]
+        ranks = [np.count_nonzero(attention >= entries[..., [i]], axis=-1) for i in range(width)]
         return np.asarray((np.stack(ranks, axis=-1) <= width).mean(axis=(-2, -1)))
 
 

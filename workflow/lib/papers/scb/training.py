@@ -8,7 +8,7 @@ import numpy as np
 
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
-from workflow.lib.papers.scb.descent import Batches, Descent, any_optimizer, preconditioned_prox
+from workflow.lib.papers.scb.descent import WITHOUT_TORCH, Batches, Descent, any_optimizer
 from workflow.lib.papers.scb.problem import Problem, rounded, switch
 from workflow.lib.papers.scb.settings import Bigram, RunOptions
 from workflow.lib.plan.model import Experiment
@@ -44,16 +44,18 @@ def train(
         trace.record("support_exact", settings.boosting_steps, (kept == (problem.attention != 0)).all(axis=(1, 2)))
 
     descent = Descent(problem, attention, value, settings.record_every, logits=options.attention == "softmax")
-    if optimizer.rule == "preconditioned_prox":
-        update = preconditioned_prox(descent, **optimizer.hyperparameters, attention_factor=options.attention_factor)
+    if optimizer.rule in WITHOUT_TORCH:
+        of_rule = WITHOUT_TORCH[optimizer.rule]
+        update = of_rule(descent, **optimizer.hyperparameters, attention_factor=options.attention_factor)
     else:
         update = any_optimizer(descent, optimizer, options.attention_factor)
 
     def batches(purpose: str) -> list[Batches]:
-        return [
-            Batches(problem.one(i), settings.batch_size, experiment.seed(number), purpose)
-            for i, number in enumerate(data)
-        ]
+        streams: list[Batches] = []
+        for i, number in enumerate(data):
+            seed, first = experiment.seed(number), streams[0] if streams else None
+            streams.append(Batches(problem.one(i), settings.batch_size, seed, purpose, first))
+        return streams
 
     if job.start is None:
         descent.record(0)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from scipy.special import softmax
 
 from workflow.lib.contract import Run
 from workflow.lib.files import Arrays
@@ -209,7 +208,7 @@ def predict(
         following: shape (n,).
     """
     logits = np.einsum("nl,nlv->nv", attention(key_query, sentences), value.T[sentences])
-    probability = softmax(logits, axis=1)
+    probability = _softmax(logits)
     return logits.argmax(axis=1) == following, probability[np.arange(len(sentences)), following]
 
 
@@ -217,7 +216,13 @@ def attention(key_query: np.ndarray, sentences: np.ndarray) -> np.ndarray:
     """softmax(X^T W_kq x_L) of sentences (n, L) padded by -1, shape (n, L); 0 on padding."""
     lengths = (sentences >= 0).sum(axis=1)
     query = sentences[np.arange(len(sentences)), lengths - 1]
-    return softmax(np.where(sentences >= 0, key_query[sentences, query[:, None]], -np.inf), axis=1)
+    return _softmax(np.where(sentences >= 0, key_query[sentences, query[:, None]], -np.inf))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last dimension; importing scipy for it would take longer than all else here."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _on_training_sentences(value: np.ndarray, key_query: np.ndarray, data: DataSet) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,8 @@ class Look:
         return {"color": self.color, "marker": self.marker, "linestyle": "none", "label": self.name}
 
 
-_DASHES: tuple[Dash, ...] = (
+# Of the second and further entries of a rule, and of rules that are not registered, from the second one on.
+DASHES: tuple[Dash, ...] = (
     "-",
     (0, (5, 2)),
     (0, (1, 1.2)),
@@ -81,7 +82,7 @@ def looks(experiment: Experiment, names: Mapping[str, str] | None = None) -> dic
         if known is not None and optimizer.rule not in seen:
             found[label] = Look(names.get(label, known.name), known.color, known.dash, known.marker)
         else:
-            dash = _DASHES[1 + free % (len(_DASHES) - 1)]
+            dash = DASHES[1 + free % (len(DASHES) - 1)]
             found[label] = Look(
                 names.get(label, label), _FREE[free % len(_FREE)], dash, _FREE_MARKERS[free % len(_FREE_MARKERS)]
             )

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from workflow.lib.contract import Drawing
-from workflow.lib.look import _DASHES, RULES, Look
+from workflow.lib.look import DASHES, RULES, Look
 from workflow.lib.plotting import GREY, WIDE, Sheet
 from workflow.lib.race.standings import RAN, Row, Standings, label
 from workflow.lib.registry import Registry
@@ -205,7 +205,7 @@ def _look(rule: str, rules: Sequence[str]) -> Look:
     others = [other for other in rules if other not in RULES]
     place = others.index(rule)
     colors, markers = ("#000000", "#999933", "#661100", "#44AA99", "#888888"), "hpd>8"
-    dash = _DASHES[1 + place % (len(_DASHES) - 1)]
+    dash = DASHES[1 + place % (len(DASHES) - 1)]
     name = rule.rpartition(".")[2]
     taken = [RULES[other].name for other in rules if other in RULES]
     return Look(rule if name in taken else name, colors[place % 5], dash, markers[place % 5])

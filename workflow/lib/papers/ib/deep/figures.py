@@ -217,7 +217,6 @@ def _facts(metrics: Metrics, experiment: Runs, labels: Sequence[str], look: dict
         "steps": f"{int(metrics.curve(name, 'train_loss', labels[0]).steps[-1]):,}",
         "final": final,
         "order": _in_words(order, final),
-        "largest_class": share,
         "at_chance": [n for n in final if final[n]["test_accuracy"][1] <= share + 0.05],
         "lowest": _lowest(metrics, name, {label: look[label].name for label in labels}),
         "below_sgd": order[: order.index("SGD")] if "SGD" in order else None,

@@ -11,8 +11,8 @@ import torch
 def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     """The Euclidean norm of all entries of several tensors together.
 
-    Computed as m * ||g / m|| with m = max|g|, because the plain sum of squares underflows to 0 once the
-    entries fall below 1e-162 (docs/papers/ib.md, section 4.4).
+    Where the plain sum of squares underflows, as it does once the entries fall below 1e-162 (docs/papers/ib.md,
+    section 4.4), it is m * ||g / m|| with m = max|g|.
 
     Args:
         tensors: each of shape (runs, ...) if stacked, else any shape.
@@ -26,8 +26,10 @@ def joint_norm(tensors: Iterable[torch.Tensor], stacked: bool) -> torch.Tensor:
     if flat.dtype != torch.float64:  # its squares are ordinary numbers in float64
         found = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(flat.dtype)
         return found if stacked else found[0]
-    largest = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True)
-    scale = at_least_tiny(largest)
+    plain = _plain_norm(flat)
+    if plain is not None:
+        return plain.squeeze(1) if stacked else plain[0, 0]
+    scale = at_least_tiny(torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True))
     norm = (torch.linalg.vector_norm(flat / scale, dim=1, keepdim=True) * scale).squeeze(1)
     return norm if stacked else norm[0]
 
@@ -57,6 +59,22 @@ def _smallest_safe(dtype: torch.dtype) -> float:
     return float(info.tiny**0.5 / info.eps)
 
 
+def _plain_norm(flat: torch.Tensor) -> torch.Tensor | None:
+    """The norm of each row, shape (rows, 1); None where a sum of squares underflows or overflows, or is 0."""
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    lengths = norm.flatten().tolist()
+    return norm if min(lengths) > _smallest_safe(norm.dtype) and max(lengths) < torch.inf else None
+
+
+def safe_norm(tensor: torch.Tensor, stacked: bool) -> torch.Tensor | None:
+    """A tensor's norm (per run when stacked), of a shape to divide it by; None where its square is no safe number."""
+    flat = tensor if stacked and tensor.ndim == 2 else tensor.reshape(len(tensor) if stacked else 1, -1)
+    norm = _plain_norm(flat)
+    if norm is None or flat is tensor:
+        return norm
+    return norm.view(len(flat), *(1,) * (tensor.ndim - 1)) if stacked else norm[0, 0]
+
+
 def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
     """Several tensors divided by the Euclidean norm of all their entries together (per run when stacked).
 
@@ -66,13 +84,12 @@ def unit(tensors: Sequence[torch.Tensor], stacked: bool) -> list[torch.Tensor]:
         tensors: each of shape (runs, ...) if stacked, else any shape.
         stacked: one norm per run instead of one in all.
     """
-    flat = [t.reshape(len(t) if stacked else 1, -1) for t in tensors]
-    if len(flat) == 1:
-        norm = torch.linalg.vector_norm(flat[0], dim=1, keepdim=True)
-        lengths = norm.flatten().tolist()
-        if min(lengths) > _smallest_safe(norm.dtype) and max(lengths) < torch.inf:
-            return [(flat[0] / norm).view_as(tensors[0])]
+    if len(tensors) == 1:
+        plain = safe_norm(tensors[0], stacked)
+        if plain is not None:
+            return [tensors[0] / plain]
     # Elsewhere a sum of squares underflows or overflows: divide by the largest entry first.
+    flat = [t.reshape(len(t) if stacked else 1, -1) for t in tensors]
     largest = torch.stack([torch.linalg.vector_norm(f, torch.inf, dim=1) for f in flat]).amax(0)
     scaled = [f / at_least_tiny(largest).unsqueeze(1) for f in flat]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s, dim=1) for s in scaled]), dim=0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch.optim.optimizer import ParamsT
 
 from workflow.lib.number_types import NonNegative, Positive
-from workflow.lib.optim._norms import unit
+from workflow.lib.optim._norms import safe_norm, unit
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
 
@@ -49,6 +50,13 @@ class NGD(Rule):
 
     def _move(self, moving: list[Moving], loss: Any) -> None:
         for part in self._sharing_a_norm(moving):
+            group, p, gradient = part[0]
+            norm = safe_norm(gradient, group["stacked"]) if len(part) == 1 else None
+            if norm is not None:  # one operation in place of three
+                size = group["lr"] * (group["steps_taken"] + 1) ** -group["decay"]
+                if not isinstance(size, torch.Tensor):
+                    p.addcdiv_(gradient, norm, value=-size)
+                    continue
             directions = unit([gradient for _, _, gradient in part], part[0][0]["stacked"])
             for (group, p, _), along in zip(part, directions, strict=True):
                 descend(p, along, group["lr"] * (group["steps_taken"] + 1) ** -group["decay"])

@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from workflow.lib.number_types import Positive
-from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run
+from workflow.lib.optim._norms import at_least_tiny, joint_norm, per_run, safe_norm
 from workflow.lib.optim._rule import Moving, Rule, descend
 from workflow.lib.optim.traits import Traits
 
@@ -52,6 +52,14 @@ class Polyak(Rule):
         return super().step(closure)
 
     def _move(self, moving: list[Moving], loss: Any) -> None:
+        if len(moving) == 1:
+            group, p, grad = moving[0]
+            plain = safe_norm(grad, group["stacked"])
+            if plain is not None:  # its square is a safe number, too
+                factor = group["factor"] / group["lr"]
+                size = torch.as_tensor(loss, dtype=plain.dtype, device=plain.device) / factor
+                p.addcmul_(grad, per_run(size, grad) / plain.square(), value=-1)
+                return
         norm = at_least_tiny(joint_norm([grad for _, _, grad in moving], moving[0][0]["stacked"]))
         gap = torch.as_tensor(loss, dtype=norm.dtype, device=norm.device)
         for group, p, grad in moving:

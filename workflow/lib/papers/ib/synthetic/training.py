@@ -113,7 +113,7 @@ def descend(layer: Layer, optimizer: Optimizer[Iterations], steps: np.ndarray) -
     metrics: dict[str, list[torch.Tensor]] = {"loss": [], "gap": [], "distraction": []}
     snapshots: dict[str, list[torch.Tensor]] = {name: [] for name in parameters.snapshot()}
     done = 0
-    with torch.no_grad():
+    with torch.inference_mode():
         for step in steps.tolist():
             for _ in range(done, step):
                 rule.step(closure)  # type: ignore[arg-type]

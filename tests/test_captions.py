@@ -116,7 +116,6 @@ def test_claims_of_scb_state_no_step_that_a_setting_says() -> None:
 
 def test_an_undrawn_figure_does_not_blame_the_length_of_runs_that_were_left_out() -> None:
     told = captions.text(undrawn.TEMPLATE, {"diverged": [], "reason": "no run of linear"})
-    assert (
-        "too short for it, or one that it needs was left out. It asks for what no run recorded: no run of"
-        in " ".join(told.split())
-    )
+    assert "too short for it or lack what it shows, or one that it needs was left out. It" in " ".join(told.split())
+    asked = captions.text(undrawn.TEMPLATE, {"diverged": [], "reason": "unknown metric 'a'. Did you mean 'b'?"})
+    assert "Did you mean 'b'? In its place" in asked

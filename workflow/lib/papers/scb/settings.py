@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -86,6 +87,8 @@ class Bigram(Settings):
                 raise ValueError(f"expected a square matrix; found {len(row)} numbers in row {index} of {len(rows)}")
             if abs(sum(row) - 1) > 1e-9:
                 raise ValueError(f"expected rows that sum to 1; found the sum {sum(row):.6g} in row {index}")
+        if all(math.isclose(a, b, abs_tol=1e-9) for row in rows for a, b in zip(row, rows[0], strict=True)):
+            raise ValueError("expected rows that differ, because with equal ones no token tells anything of the next")
         from workflow.lib.papers.scb.problem import stationary
 
         zeros = (stationary(rows) <= 0).nonzero()[0]
@@ -100,6 +103,11 @@ class Bigram(Settings):
     def _consistent(self) -> Bigram:
         if self.support > self.positions:
             raise ValueError(f"support: expected at most positions = {self.positions}, found {self.support}")
+        if self.support == self.positions and (self.weight_concentration is None or self.positions == 1):
+            raise ValueError(
+                f"support: expected fewer than positions = {self.positions}, because equal weights on all of them are "
+                f"the attention that training starts from; found {self.support}"
+            )
         if self.boosting_steps > self.iterations:
             raise ValueError(
                 f"boosting_steps: the switch lies beyond the end; expected at most iterations = {self.iterations}, "

@@ -132,9 +132,12 @@ class Normalised(NamedTuple):
 
 
 def normalise(x: Tensor, epsilon: float = 1e-5) -> Normalised:
-    """Layer normalisation over the last dimension, without weights."""
-    rows, mean, rate = torch.native_layer_norm(x, [x.shape[-1]], None, None, epsilon)
-    return Normalised(rows, x, mean, rate)
+    """Layer normalisation over the last dimension, without weights; torch's own takes twice as long on short rows."""
+    mean = x.mean(-1, keepdim=True)
+    centred = x - mean
+    rate = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square_()
+    rate.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return Normalised(centred.mul_(rate), x, mean, rate)
 
 
 class Norm:
@@ -227,8 +230,8 @@ class _Sum:
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss of each run (R,) and its gradient in the logits (R, B, classes)."""
-    logs = logits.log_softmax(2)
-    chosen = labels.unsqueeze(2)
+    logs = logits.transpose(1, 2).contiguous().log_softmax(1)  # examples are the inner loop: classes may be few
+    chosen = labels.unsqueeze(1)
     gradient = logs.exp()
-    gradient.scatter_add_(2, chosen, gradient.new_full((1, 1, 1), -1.0).expand_as(chosen)).div_(labels.shape[1])
-    return -logs.gather(2, chosen).squeeze(2).mean(1), gradient
+    gradient.scatter_add_(1, chosen, gradient.new_full((1, 1, 1), -1.0).expand_as(chosen)).div_(labels.shape[1])
+    return -logs.gather(1, chosen).squeeze(1).mean(1), gradient.transpose(1, 2)

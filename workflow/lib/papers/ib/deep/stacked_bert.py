@@ -170,62 +170,63 @@ class _Encoder:
 
 
 class _Everyone:
-    """Attention in which every token looks at every token."""
+    """Attention in which every token looks at every token; one product gives queries, keys and values of all heads."""
 
     class Kept(NamedTuple):
-        """What the way back needs."""
+        """What the way back needs: `looks` of queries, keys, values by head, (R B, T, K); shares (H, R B, T, T)."""
 
         x: Tensor
-        query: Tensor
-        key: Tensor
-        value: Tensor
+        looks: tuple[tuple[Tensor, ...], ...]
         shares: Tensor
 
         def of_first(self, runs: int, batch: int) -> Tensor:
             """The shares of the first token, (R, B, H, T)."""
-            return self.shares.view(runs, batch, -1, *self.shares.shape[1:])[:, :, :, 0]
+            return self.shares[:, :, 0].transpose(0, 1).view(runs, batch, len(self.shares), -1)
 
     def __init__(self, parameters: Parameters, place: str, heads: int) -> None:
         self.heads = heads
-        self.query, self.key, self.value = (Linear(parameters, f"{place}.{kind}") for kind in ("query", "key", "value"))
+        both = (parameters.weights, parameters.gradients)
+        kinds = [f"{place}.{kind}" for kind in ("query", "key", "value")]
+        (self.maps, self.map_gradients), (self.shifts, self.shift_gradients) = (
+            [[named[f"{kind}.{name}"] for kind in kinds] for named in both] for name in ("weight", "bias")
+        )
 
     def forward(self, x: Tensor, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Kept]:
         """Who looks, (R, B T, D), and what they receive, (R, B T, H K); `mask` (R, B, T) is added to the scores."""
-        runs, batch, tokens = mask.shape
-        query, key, value = (self._split(map_.forward(x), batch) for map_ in (self.query, self.key, self.value))
-        query *= query.shape[2] ** -0.5
-        scores = torch.bmm(query, key.transpose(1, 2))
-        scores.view(runs * batch, self.heads, tokens, tokens).add_(mask.view(runs * batch, 1, 1, tokens))
-        shares = scores.softmax(2)
-        return x, self._join(torch.bmm(shares, value), runs, batch), self.Kept(x, query, key, value, shares)
+        (runs, batch, tokens), texts = mask.shape, mask.view(-1, 1, mask.shape[2])
+        self.map = torch.cat(self.maps, 1)
+        found = torch.baddbmm(torch.cat(self.shifts, 1).unsqueeze(1), x, self.map.transpose(1, 2))
+        looks = self._cut(found.view(runs * batch, tokens, -1))
+        scores = x.new_empty(self.heads, runs * batch, tokens, tokens)
+        for query, key, _, out in zip(*looks, scores, strict=True):
+            torch.baddbmm(texts, query, key.transpose(1, 2), alpha=query.shape[2] ** -0.5, out=out)
+        shares = scores.softmax(3)
+        received = [torch.bmm(own, value) for own, value in zip(shares, looks[2], strict=True)]
+        return x, torch.cat(received, 2).view(runs, batch * tokens, -1), self.Kept(x, looks, shares)
 
     def backward(self, gradient: Tensor, of_looking: Tensor, kept: Kept) -> Tensor:
         """The gradient of x, from those of what they receive and of who looks."""
-        runs, batch = len(gradient), len(kept.shares) // self.heads // len(gradient)
-        of_mixed = self._split(gradient, batch)
-        of_shares = torch.bmm(of_mixed, kept.value.transpose(1, 2))
-        of_scores = torch.ops.aten._softmax_backward_data(of_shares, kept.shares, 2, of_shares.dtype)
-        of_query = torch.bmm(of_scores, kept.key).mul_(kept.query.shape[2] ** -0.5)
-        of_key = torch.bmm(of_scores.transpose(1, 2), kept.query)
-        of_value = torch.bmm(kept.shares.transpose(1, 2), of_mixed)
-        found = of_looking
-        for map_, part in ((self.query, of_query), (self.key, of_key), (self.value, of_value)):
-            joined = self._join(part, runs, batch)
-            map_.backward(kept.x, joined)
-            found = torch.baddbmm(found, joined, map_.weight)
-        return found
+        shares, (queries, keys, values) = kept.shares, kept.looks
+        (of_received,) = self._cut(gradient.view(*values[0].shape[:2], -1), 1)
+        of_shares = torch.empty_like(shares)
+        for own, value, out in zip(of_received, values, of_shares, strict=True):
+            torch.bmm(own, value.transpose(1, 2), out=out)
+        of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, 3, shares.dtype)
+        of_scores *= queries[0].shape[2] ** -0.5
+        found = [torch.bmm(own, key) for own, key in zip(of_scores, keys, strict=True)]
+        found += [torch.bmm(own.transpose(1, 2), query) for own, query in zip(of_scores, queries, strict=True)]
+        found += [torch.bmm(own.transpose(1, 2), given) for own, given in zip(shares, of_received, strict=True)]
+        joined = torch.cat(found, 2).view(len(gradient), gradient.shape[1], -1)
+        width = self.maps[0].shape[1]
+        of_map, of_shift = torch.bmm(joined.transpose(1, 2), kept.x), joined.sum(1)
+        torch._foreach_copy_(self.map_gradients, torch.split(of_map, width, 1))
+        torch._foreach_copy_(self.shift_gradients, torch.split(of_shift, width, 1))
+        return torch.baddbmm(of_looking, joined, self.map)
 
-    def _split(self, rows: Tensor, batch: int) -> Tensor:
-        """(R, B T, H K) -> (R B H, T, K)."""
-        runs, _, width = rows.shape
-        by_head = rows.view(runs * batch, -1, self.heads, width // self.heads).transpose(1, 2)
-        return by_head.reshape(runs * batch * self.heads, -1, width // self.heads)
-
-    def _join(self, parts: Tensor, runs: int, batch: int) -> Tensor:
-        """(R B H, T, K) -> (R, B T, H K)."""
-        by_head: Any = parts.view(runs * batch, self.heads, *parts.shape[1:])
-        joined: Tensor = by_head.transpose(1, 2).reshape(runs, batch * parts.shape[1], -1)
-        return joined
+    def _cut(self, rows: Tensor, kinds: int = 3) -> tuple[tuple[Tensor, ...], ...]:
+        """(R B, T, kinds H K) -> of each kind and head (R B, T, K)."""
+        parts = torch.chunk(rows, kinds * self.heads, 2)
+        return tuple(parts[n : n + self.heads] for n in range(0, len(parts), self.heads))
 
 
 class _Few:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +84,47 @@ def _starts(start: Arrays | None, data: Mapping[int, Arrays]) -> dict[int, Array
     return {number: {name: array[row] for name, array in start.items()} for row, number in enumerate(data)}
 
 
-@dataclass
 class _History:
-    """What R runs recorded: metric -> one row (R,) per iteration or evaluation; and where each diverged (R,)."""
+    """What R runs recorded: by iteration in memory that is there from the beginning, and by evaluation.
 
-    batches_per_epoch: int
-    diverged_at: np.ndarray
-    values: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {metric: [] for metric in ITERATION_METRICS + EPOCH_METRICS}
-    )
+    Memory for every step's few numbers would be cut out of the large pieces that a step gives back, which the next step
+    then would not find again: a training of SNGD held twice as much memory, all of it new to the caches.
 
-    def array(self, metric: str) -> np.ndarray:
-        """Shape (R, n)."""
-        rows = self.values[metric]
-        return np.stack(rows, axis=1) if rows else np.empty((len(self.diverged_at), 0))
+    Attributes:
+        batches_per_epoch: iterations of an epoch.
+        diverged_at: the first iteration with a loss that is no number, NaN if there is none; shape (R,).
+        done: iterations so far.
+        evaluated: metric -> one row (R,) per evaluation.
+    """
+
+    def __init__(self, runs: int, batches_per_epoch: int, iterations: int) -> None:
+        self.batches_per_epoch = batches_per_epoch
+        self.diverged_at = np.full(runs, np.nan)
+        self.done = 0
+        self.evaluated: dict[str, list[np.ndarray]] = {metric: [] for metric in EPOCH_METRICS}
+        self._stepped = np.empty((len(ITERATION_METRICS), iterations, runs))
+
+    def step(self, values: np.ndarray) -> None:
+        """Add an iteration: the metrics of every run, shape (metrics, R)."""
+        self._stepped[:, self.done] = values
+        self.done += 1
+
+    def last(self) -> dict[str, np.ndarray]:
+        """Metric -> that of the last iteration (R,)."""
+        return dict(zip(ITERATION_METRICS, self._stepped[:, self.done - 1], strict=True))
+
+    def arrays(self) -> Arrays:
+        """Metric -> shape (R, n), of n iterations or evaluations."""
+        runs = len(self.diverged_at)
+        stepped = dict(zip(ITERATION_METRICS, self._stepped[:, : self.done].swapaxes(1, 2).copy(), strict=True))
+        return stepped | {name: np.array(rows).reshape(-1, runs).T for name, rows in self.evaluated.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], done: int) -> None:
+        """Go back to what `arrays` gave after so many iterations."""
+        self.done = done
+        for rows, name in zip(self._stepped, ITERATION_METRICS, strict=True):
+            rows[:done] = arrays[name].T
+        self.evaluated = {name: list(arrays[name].T) for name in EPOCH_METRICS}
 
 
 class _Training:
@@ -112,6 +138,7 @@ class _Training:
         device: torch.device,
     ) -> None:
         self.settings, self.label = experiment.settings, optimizer.label
+        self.evaluated = self.settings.evaluated
         self.seeds = {number: run.seed for number, run in runs.items()}
         self.device = device
         self.engine = engines.build(experiment, list(runs.values()), device)
@@ -121,42 +148,38 @@ class _Training:
         count, size = self.engine.examples["train"], self.settings.batch_size
         if size > count:
             raise UserError(f"batch_size: expected at most the {count:,} training examples, found {size:,}")
-        self.history = _History(math.ceil(count / size), np.full(len(runs), np.nan))
-        self.iteration = 0
-
-    @property
-    def iterations(self) -> int:
-        """How many steps the whole run has."""
-        return self.settings.epochs * self.history.batches_per_epoch
+        per_epoch = math.ceil(count / size)
+        self.iterations = self.settings.epochs * per_epoch
+        self.history = _History(len(runs), per_epoch, self.iterations)
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done and evaluated, or no loss is a number any more."""
-        done = len(self.history.values["test_accuracy"]) == len(self.settings.evaluated)
+        done = len(self.history.evaluated["test_accuracy"]) == len(self.evaluated)
         return done or not np.isnan(self.history.diverged_at).any()
 
     def to_the_end(self, save: Callable[[dict[str, Any]], None], title: str, events: Path | None) -> None:
         """Train and evaluate; call `save(state)` after each evaluation and every few minutes."""
         if self.finished:
             return
-        per_epoch, evaluated = self.history.batches_per_epoch, set(self.settings.evaluated)
+        per_epoch = self.history.batches_per_epoch
         saved_at = time.monotonic()
-        with Watch(title, self.iterations, self.iteration, self.device.type, list(self.seeds), events) as watch:
-            if not self.history.values["test_accuracy"]:
+        with Watch(title, self.iterations, self.history.done, self.device.type, list(self.seeds), events) as watch:
+            if not self.history.evaluated["test_accuracy"]:
                 watch.record(self._evaluate())
             while not self.finished:
-                epoch, place = divmod(self.iteration, per_epoch)
+                epoch, place = divmod(self.history.done, per_epoch)
                 for index in self._order(epoch)[place:]:
                     self._step(index)
-                    watch.stepped("train_loss", {name: self.history.values[name][-1] for name in ITERATION_METRICS})
+                    watch.stepped("train_loss", self.history.last())
                     if self.finished:
                         watch.say("diverged")
                         break
-                    if time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.iteration % per_epoch:
+                    if time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.history.done % per_epoch:
                         save(self.state())
                         saved_at = time.monotonic()
                 else:
-                    if epoch + 1 not in evaluated:
+                    if epoch + 1 not in self.evaluated:
                         continue
                     watch.record(self._evaluate())
                 save(self.state())
@@ -178,7 +201,6 @@ class _Training:
             return losses if self.engine.stacked else losses[0]
 
         losses = torch.as_tensor(self.optimizer.step(closure)).reshape(-1)  # type: ignore[arg-type]
-        self.iteration += 1
         group = self.optimizer.param_groups[0]
         size = next(group[key] for key in ("step_size_taken", "lr") if key in group)
         gradients = [tensor.grad for tensor in self.engine.whole if tensor.grad is not None]
@@ -193,59 +215,56 @@ class _Training:
             )
             .cpu()
             .numpy()
-            .astype(np.float64)
         )
-        for name, row in zip(ITERATION_METRICS, record, strict=True):
-            self.history.values[name].append(row)
+        self.history.step(record)
         lost = ~np.isfinite(record[0]) & np.isnan(self.history.diverged_at)
         for run in np.flatnonzero(lost):
-            self.history.diverged_at[run] = self.iteration
+            self.history.diverged_at[run] = self.history.done
             self.engine.stop(int(run))
-            print(f"seed {list(self.seeds)[run]} diverged: no loss at iteration {self.iteration}", file=sys.stderr)
+            print(f"seed {list(self.seeds)[run]} diverged: no loss at iteration {self.history.done}", file=sys.stderr)
 
     def _evaluate(self) -> dict[str, np.ndarray]:
         """Accuracy, loss and class-token attention on the test set, in evaluation mode; each (R,)."""
         found = {name: value.cpu().numpy() for name, value in self.engine.evaluate()._asdict().items()}
         for name, row in found.items():
-            self.history.values[name].append(row)
+            self.history.evaluated[name].append(row)
         return found
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, and what it is about, for `unfinished`."""
         return {
-            "iteration": self.iteration,
+            "iteration": self.history.done,
             "engine": self.engine.state(),
             "optimizer": self.optimizer.state_dict(),
-            "values": {name: torch.from_numpy(self.history.array(name)) for name in self.history.values},
+            "values": {name: torch.from_numpy(array) for name, array in self.history.arrays().items()},
             "diverged_at": torch.from_numpy(self.history.diverged_at),
             "about": {
                 "label": self.label,
                 "seeds": list(self.seeds),
                 "steps": self.iterations,
-                "evaluated": list(self.settings.evaluated),
+                "evaluated": list(self.evaluated),
             },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
-        self.iteration = state["iteration"]
         self.engine.restore(state["engine"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.history.values = {name: list(array.numpy().T) for name, array in state["values"].items()}
+        self.history.restore({name: array.numpy() for name, array in state["values"].items()}, state["iteration"])
         self.history.diverged_at = state["diverged_at"].numpy()
 
 
 def _trace(seeds: Sequence[int], histories: Sequence[_History], settings: Deep) -> Trace:
     trace = Trace(seeds)
     per_epoch = histories[0].batches_per_epoch
+    recorded = [history.arrays() for history in histories]
     diverged = np.concatenate([history.diverged_at for history in histories])
     iterations, epochs = np.arange(1, settings.epochs * per_epoch + 1), np.array(settings.evaluated)
     for names, steps, per_step in ((ITERATION_METRICS, iterations, 1), (EPOCH_METRICS, epochs, per_epoch)):
         for name in names:
             rows = np.full((len(seeds), len(steps)), np.nan)
             first = 0
-            for history in histories:
-                found = history.array(name)
+            for found in (arrays[name] for arrays in recorded):
                 rows[first : first + len(found), : found.shape[1]] = found
                 first += len(found)
             past = steps * per_step >= diverged[:, None]  # false where nothing diverged

@@ -9,7 +9,7 @@ import torch
 
 from workflow.lib import optim
 from workflow.lib.errors import UserError
-from workflow.lib.optim._norms import joint_norm, unit
+from workflow.lib.optim._norms import each_norm, joint_norm, unit
 
 NAMES = optim.names()
 
@@ -64,6 +64,17 @@ def test_norms_neither_underflow_nor_overflow(dtype: torch.dtype, scale: float) 
     torch.testing.assert_close(unit([entries], stacked=True)[0], expected)
     torch.testing.assert_close(torch.cat(unit([entries[:, :1], entries[:, 1:]], stacked=True), 1), expected)
     torch.testing.assert_close(unit([entries[0]], stacked=False)[0], expected[0])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), EXTREMES)
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_norms_of_many_tensors_are_those_of_each(dtype: torch.dtype, scale: float, stacked: bool) -> None:
+    shapes = [(2,), (2, 3), (2, 4, 5)]
+    tensors = [(1 + torch.rand(shape, dtype=dtype)) * torch.tensor(scale, dtype=dtype) for shape in shapes]
+    found = each_norm(tensors, stacked)
+    assert torch.equal(found, torch.stack([joint_norm([t], stacked) for t in tensors]))
+    assert found.shape == ((3, 2) if stacked else (3,))
+    assert (found > 0).all()
 
 
 @pytest.mark.parametrize("scale", [3e-23, 1e19])

@@ -28,6 +28,26 @@ def test_no_stage_begins_with_what_only_some_need() -> None:
     assert imported("from workflow.lib import cli; cli._parser()", *heavy) == []
 
 
+def test_no_job_looks_for_plugins_of_pydantic() -> None:
+    code = "from workflow.lib import startup; startup.begin(); from workflow.lib import cli; cli._parser()"
+    assert imported(code, "importlib.metadata", "email", "pydantic") == ["pydantic"]
+    name = "PYDANTIC_ENTRY_POINT_GROUP"
+    other = f"from workflow.lib import startup; startup.begin(); from pydantic.plugin._loader import {name}"
+    assert imported(other, "importlib.metadata") == ["importlib.metadata"]  # what else it holds is still to be had
+
+
+def test_a_drawing_job_writes_no_docstrings_of_artists() -> None:
+    code = """
+from workflow.lib import startup
+startup.begin_drawing()
+from matplotlib.lines import Line2D
+line = Line2D([], [])
+line.set(color="red")
+assert line.get_color() == "red" and not Line2D.set.__doc__ and "%(" in Line2D.__init__.__doc__
+"""
+    assert imported(code, "matplotlib.lines") == ["matplotlib.lines"]
+
+
 def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None:
     """For all papers in one process, and so for each."""
     rooms = [f"workflow.lib.papers.{paper}" for paper in ("ntp", "icl", "ib", "scb")]

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.lib import datasets, rooms, stages, startup
+from workflow.lib import costs, datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
 from workflow.lib.plan import jobs
@@ -149,6 +149,7 @@ def _leaderboard(options: argparse.Namespace) -> None:
 def _page(options: argparse.Namespace) -> None:
     from workflow.lib import page
 
+    costs.work_begins()
     page.write(options.results, options.output or options.results / page.PAGE, options.papers)
 
 

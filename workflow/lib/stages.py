@@ -247,6 +247,7 @@ def gather(tables: Sequence[Path], titles: Mapping[str, str], csv: Path, markdow
     """Join the claims of all papers into one table, for programs, for reading and for the report."""
     from workflow.lib import judging, page
 
+    costs.work_begins()
     judging.write_joined(csv, tables)
     judging.write_markdown(markdown, tables, titles)
     page.write_claims(html, tables, titles)

@@ -1,4 +1,4 @@
-"""What training and drawing jobs do to be faster, in one place. Nothing here touches a process that is no such job.
+"""What jobs do to be faster, in one place. Nothing here touches a process that is no such job.
 
 CPU seconds saved for each training job, on one core of a small machine:
 
@@ -9,10 +9,15 @@ CPU seconds saved for each training job, on one core of a small machine:
 * freed memory of some hundred KB goes back to the system, which clears it page by page at the next step
   (`keep_memory`)                                           a seventh of a step of three stacked tiny BERTs
 
-and for each drawing job
+for each drawing job
 
+* matplotlib, imported, writes its artists' docstrings: tables of all their properties        0.15
 * a PDF's fonts are cut to the letters used, with tables for setting text that no reader of a PDF asks for        0.12
 * each renderer parses all formulas anew, and a figure has one for its layout and one for its PDF        0.09
+
+and for each job
+
+* pydantic looks for plugins among all installed packages, with a module that imports those of e-mail        0.03
 
 How planning does without torch is in `workflow.lib.optim._reading`.
 """
@@ -34,6 +39,25 @@ if TYPE_CHECKING:
 
 _training = False
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+class _NoPlugins(ModuleType):
+    """Pydantic's module that looks for plugins, finding none; whatever else is asked of it, it is itself."""
+
+    get_plugins = tuple
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # an import asks whether this is a package
+            raise AttributeError(name)
+        del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def begin() -> None:
+    """Say that this process is a job, before it imports what it needs."""
+    name = "pydantic.plugin._loader"
+    if name not in sys.modules:
+        sys.modules[name] = _NoPlugins(name)
 
 
 def begin_training() -> None:
@@ -109,7 +133,16 @@ class _Later(MetaPathFinder, Loader):
 
 
 def begin_drawing() -> None:
-    """Say that this process is a drawing job."""
+    """Say that this process is a drawing job, before it imports what draws."""
+    from matplotlib import artist
+
+    silent: Any = artist.Artist
+    if hasattr(silent, "_update_set_signature_and_docstring"):
+        silent._update_set_signature_and_docstring = classmethod(lambda _: None)
+    for name in ("Substitution", "_ArtistPropertiesSubstitution"):
+        if writer := getattr(sys.modules.get("matplotlib._docstring"), name, None):
+            writer.__call__ = lambda _, documented: documented
+
     from fontTools.subset import Options
     from matplotlib.mathtext import MathTextParser
 

@@ -121,6 +121,7 @@ def test_the_start_is_no_rival_in_pictures() -> None:
             "masked, texts, steps, warm_up: expected all of them",
         ),
         ({"before": {**MASKED, "masked": 1.5}}, "before.masked"),
+        ({"before": {**MASKED, "warm_up": 13}}, "warm_up: expected at most steps = 12, found 13"),
         ({"before": {"rule": "adam", "lr": 0.01}}, "start_from: expected an entry with `masked`; 'before' learns"),
         (
             {"tuned": {"sgd": {**MASKED, "rule": "sgd", "start_from": "before"}}},

@@ -539,6 +539,7 @@ def test_bad_optimizers_are_refused_by_name(rule: str, entry: dict[str, Any], me
     ("changes", "message"),
     [
         ({}, "changes: expected at least one variant"),
+        ({"a": {}, "a.b": {}}, "changes: expected names of lower-case letters.*found 'a.b'"),
         ({"longer": {"tokens": 7}}, "changes.longer: tokens is common to all variants"),
         ({"weak": {"signal_norm": 0}}, "changes.weak.signal_norm: Input should be greater than 0"),
         ({"odd": {"signl": 1}}, "changes.odd.signl"),

@@ -249,7 +249,7 @@ class Scratch(Settings):
     @model_validator(mode="after")
     def _heads(self) -> Self:
         if self.hidden % self.heads:
-            raise ValueError(f"encoder.heads: expected a divisor of hidden ({self.hidden}), found {self.heads}")
+            raise ValueError(f"heads: expected a divisor of hidden ({self.hidden}), found {self.heads}")
         return self
 
 
@@ -272,6 +272,8 @@ class Masked(Options):
         given = [name for name in Masked.model_fields if getattr(self, name) is not None]
         if given and len(given) < len(Masked.model_fields):
             raise ValueError(f"{', '.join(Masked.model_fields)}: expected all of them or none, found {given}")
+        if self.steps is not None and self.warm_up is not None and self.warm_up > self.steps:
+            raise ValueError(f"warm_up: expected at most steps = {self.steps}, found {self.warm_up}")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,6 +119,11 @@ class Variants(Sequences):
         if not self.changes:
             raise ValueError("changes: expected at least one variant, found none")
         for name, change in self.changes.items():
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):  # a part of the names of arrays and an index of metrics
+                raise ValueError(
+                    f"changes: expected names of lower-case letters, digits and underscores that start with a letter; "
+                    f"found {name!r}"
+                )
             fixed = {"samples", "tokens", "dimension", "changes"} & set(change)
             if fixed:
                 raise ValueError(f"changes.{name}: {fixed.pop()} is common to all variants")

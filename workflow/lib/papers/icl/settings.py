@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from workflow.lib import grids
 from workflow.lib.number_types import Count, Probability
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Settings, Side
+from workflow.lib.plan.settings import Needs, Settings, Side
 
 # How far probabilities may sum, and dot products of features lie, from what they should be.
 TOLERANCE = 1e-8
@@ -179,6 +179,10 @@ class Population(Settings):
                     f"{name}: found {getattr(self, name)}, expected one of feature_counts = {list(self.feature_counts)}"
                 )
         return self
+
+    def needs(self) -> Needs:
+        """What a training job asks of the machine: half of it for torch, which all rules but `gd` are in."""
+        return Needs(mem_mb=350)
 
     def route(self, optimizer: Optimizer[PopulationOptions]) -> Literal["fast", "plain"]:
         """Fast for rules that move each entry by its own gradient, or that commute with rotations; see `carried`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from workflow.lib import grids
 from workflow.lib.contract import Job, Run
@@ -24,12 +24,13 @@ SCENARIOS = ((QUERIES.index("dominant"), QUERIES.index("rare")), (QUERIES.index(
 
 
 class Part(Protocol):
-    """Parameters that one optimizer moves, and what they say of the columns."""
+    """Parameters that one optimizer moves, their gradient, and what they say of the columns."""
 
-    parameter: torch.Tensor
+    parameter: np.ndarray
+    gradient: np.ndarray
 
-    def evaluate(self) -> torch.Tensor | None:
-        """Set the gradient of the population loss; return it for each run where a rule may ask for it."""
+    def evaluate(self) -> np.ndarray | None:
+        """Write the gradient of the population loss; return the loss for each run where a rule may ask for it."""
 
     def write(self, logits: np.ndarray) -> None:
         """Write the logits of the classes into an array (seeds, columns, 3)."""
@@ -56,7 +57,7 @@ def train(
         experiment.settings.carried(optimizer)
     ]
     parts = make(arrays)
-    optimizers = [optimizer.build([part.parameter], stacked=True) for part in parts]
+    steps = [_step(optimizer, part) for part in parts]
     kept = np.array(grids.geometric(optimizer.options.iterations, experiment.settings.snapshots))
     wanted = set(kept.tolist())
     snapshots = []
@@ -67,11 +68,34 @@ def train(
             for part in parts:
                 part.write(snapshots[-1])
         if step < optimizer.options.iterations:
-            for part, steps in zip(parts, optimizers, strict=True):
-                steps.step(part.evaluate)  # type: ignore[arg-type]
+            for take in steps:
+                take()
     np.seterr(**loud)
     logits = np.stack(snapshots, axis=1)
     return Run(_trace(arrays, data, kept, logits), {"steps": np.tile(kept, (len(data), 1)), "logits": logits})
+
+
+def _step(optimizer: Optimizer[PopulationOptions], part: Part) -> Callable[[], object]:
+    """What takes one step; that of `gd` is a line, and importing torch takes longer than its runs."""
+    if optimizer.rule == "gd":
+        size = optimizer.hyperparameters["lr"] * (-1 if optimizer.hyperparameters.get("maximize") else 1)
+
+        def descend() -> None:
+            part.evaluate()
+            part.parameter -= size * part.gradient
+
+        return descend
+
+    import torch
+
+    parameter = torch.from_numpy(part.parameter)
+    parameter.grad = torch.from_numpy(part.gradient)
+
+    def closure() -> torch.Tensor | None:
+        losses = part.evaluate()
+        return None if losses is None else torch.from_numpy(losses)
+
+    return partial(optimizer.build([parameter], stacked=True).step, closure)  # type: ignore[arg-type]
 
 
 def _trace(arrays: Arrays, data: Mapping[int, Arrays], kept: np.ndarray, logits: np.ndarray) -> Trace:
@@ -88,17 +112,16 @@ class _Entries:
 
     def __init__(self, arrays: Arrays) -> None:
         self._columns = Columns({name: np.concatenate(values) for name, values in arrays.items()})
-        self.parameter = torch.zeros((arrays["columns"].size, 3), dtype=torch.float64)
-        self.parameter.grad = torch.zeros_like(self.parameter)
-        # The same memory with the classes first: on arrays this small, NumPy's calls cost a third of torch's.
-        self._at = self.parameter.numpy().T[:, None]
-        self._gradient = self.parameter.grad.numpy().T[:, None]
+        self.parameter = np.zeros((arrays["columns"].size, 3))
+        self.gradient = np.zeros_like(self.parameter)
+        # The same memory with the classes first.
+        self._at, self._gradient = self.parameter.T[:, None], self.gradient.T[:, None]
 
     def evaluate(self) -> None:
         np.negative(self._columns(self._at).drift, out=self._gradient)
 
     def write(self, logits: np.ndarray) -> None:
-        logits.reshape(-1, 3)[:] = self.parameter.numpy()
+        logits.reshape(-1, 3)[:] = self.parameter
 
 
 def _entries(arrays: Arrays) -> list[Part]:
@@ -121,21 +144,20 @@ class _Coordinates:
         self._share = mine["columns"] * mine["probability"][:, TARGET]
         size = np.sqrt(mine["columns"][:, None] * mine["multiplicity"])
         self._size, self._inverse = size, np.divide(1, size, where=size > 0, out=np.zeros_like(size))
-        self.parameter = torch.zeros((seeds * self._shape[1], 3 * len(queries)), dtype=torch.float64)
+        self.parameter = np.zeros((seeds * self._shape[1], 3 * len(queries)))
+        self.gradient = np.zeros_like(self.parameter)
 
     def _of(self, values: np.ndarray) -> np.ndarray:
         """The scenario's queries of an array (seeds, columns, ...): (seeds, systems, queries, ...)."""
         return values.reshape(*self._shape[:3], *values.shape[2:])[:, :, self._queries]
 
     def _logits(self) -> np.ndarray:
-        return self.parameter.detach().numpy().reshape(-1, 3) * self._inverse
+        return self.parameter.reshape(-1, 3) * self._inverse
 
-    def evaluate(self) -> torch.Tensor:
+    def evaluate(self) -> np.ndarray:
         seen = self._columns(self._logits().T[:, None])
-        gradient = -seen.drift[:, 0].T * self._size
-        self.parameter.grad = torch.from_numpy(gradient.reshape(self.parameter.shape))
-        losses = (self._share * seen.error[0]).reshape(len(self.parameter), -1).sum(axis=1)
-        return torch.from_numpy(losses)
+        self.gradient[:] = (-seen.drift[:, 0].T * self._size).reshape(self.parameter.shape)
+        return (self._share * seen.error[0]).reshape(len(self.parameter), -1).sum(axis=1)  # type: ignore[no-any-return]
 
     def write(self, logits: np.ndarray) -> None:
         found = self._logits().reshape(*self._shape[:2], -1, 3)
@@ -167,39 +189,37 @@ class _Matrix:
         self._probability = mine["probability"][np.minimum(np.arange(size), len(places) - 1), TARGET]
         # Column k with its target first, then the others in turn.
         self._turned = (np.arange(size)[:, None] + np.arange(size)) % size
-        self.parameter = torch.zeros((len(arrays["columns"]), size, size), dtype=torch.float64)
+        self.parameter = np.zeros((len(arrays["columns"]), size, size))
+        self.gradient = np.zeros_like(self.parameter)
 
     def _means(self) -> np.ndarray:
         """The mean entry of each class, shape (seeds, queries, 3); 0 for a class without entries."""
-        matrices = self.parameter.detach().numpy().reshape(len(self.parameter), -1)
+        matrices = self.parameter.reshape(len(self.parameter), -1)
         count = 3 * len(self._places)
         sums = np.stack([np.bincount(self._class.ravel(), row, count) for row in matrices])
         sizes = np.bincount(self._class.ravel(), minlength=count)
         return (sums / np.maximum(sizes, 1)).reshape(len(matrices), -1, 3)
 
-    def evaluate(self) -> torch.Tensor:
+    def evaluate(self) -> np.ndarray:
         if self._finite is not None:
             return self._evaluate_classes(self._finite)
         every = np.arange(len(self._turned))
-        at = self.parameter.detach().numpy()[:, self._turned, every].swapaxes(0, 1)  # (target first, seeds, columns)
+        at = self.parameter[:, self._turned, every].swapaxes(0, 1)  # (target first, seeds, columns)
         seen = long_prompts(at, self._probability[self._turned][:, None], np.ones(len(every))[:, None, None])
-        gradient = np.empty(self.parameter.shape)
-        gradient[:, self._turned, every] = -seen.drift.swapaxes(0, 1)
-        self.parameter.grad = torch.from_numpy(gradient)
-        return torch.from_numpy(seen.error @ self._probability)
+        self.gradient[:, self._turned, every] = -seen.drift.swapaxes(0, 1)
+        return seen.error @ self._probability
 
-    def _evaluate_classes(self, columns: Columns) -> torch.Tensor:
+    def _evaluate_classes(self, columns: Columns) -> np.ndarray:
         means = self._means()
-        spread = np.abs(self.parameter.detach().numpy() - means.reshape(len(means), -1)[:, self._class]).max()
+        spread = np.abs(self.parameter - means.reshape(len(means), -1)[:, self._class]).max()
         if spread > 1e-6 * max(1.0, np.abs(means).max()):
             raise UserError(
                 "population descent at finite context_lengths: the rule gives different steps to entries with equal "
                 f"gradients (they are {spread:.2g} apart), which only infinite lengths allow"
             )
         seen = columns(means.transpose(2, 0, 1))
-        gradient = -seen.drift.transpose(1, 2, 0).reshape(len(means), -1)[:, self._class]
-        self.parameter.grad = torch.from_numpy(gradient)
-        return torch.from_numpy(seen.error @ self._share)
+        self.gradient[:] = -seen.drift.transpose(1, 2, 0).reshape(len(means), -1)[:, self._class]
+        return seen.error @ self._share
 
     def write(self, logits: np.ndarray) -> None:
         logits[:, self._places] = self._means()

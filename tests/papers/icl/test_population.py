@@ -40,15 +40,6 @@ def test_three_classes_are_the_whole_matrix(size):
     np.testing.assert_allclose(found["balanced"], balanced[[1, 0, 2], 1], atol=1e-12)
 
 
-def test_gradient_descent_ascends_where_it_is_told_to():
-    counts = {"feature_counts": {"value": [12]}, "phases_of": 12, "plateau_of": 12}
-    one = {"lr": 2.0, "iterations": 1}
-    experiment = population(settings=counts, optimizers={"gd": one, "up": {"rule": "gd", "maximize": True, **one}})
-    down, up = (run(experiment, label)[1].parameters["logits"][0, -1] for label in ("gd", "up"))
-    assert np.abs(down).max() > 0
-    np.testing.assert_array_equal(up, -down)
-
-
 def test_metrics_at_the_start_are_the_formulas():
     counts = {"feature_counts": {"value": [20]}, "phases_of": 20, "plateau_of": 20}
     experiment = population(settings=counts, optimizers={"gd": {"iterations": 50}})

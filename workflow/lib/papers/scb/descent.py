@@ -191,14 +191,13 @@ def preconditioned_prox(descent: Descent, *, lr: float, penalty: float = 0.0, at
     return update
 
 
-def gradient_descent(descent: Descent, *, lr: float, maximize: bool = False, attention_factor: float = 1.0) -> Update:
+def gradient_descent(descent: Descent, *, lr: float, attention_factor: float = 1.0) -> Update:
     """The update of the optimizer `gd`, without torch."""
-    size = -lr if maximize else lr
 
     def update(evaluate: Evaluate) -> np.ndarray:
         losses = evaluate()
-        descent.free -= size * attention_factor * descent.free_gradient
-        descent.value -= size * descent.value_gradient
+        descent.free -= lr * attention_factor * descent.free_gradient
+        descent.value -= lr * descent.value_gradient
         return losses
 
     return update

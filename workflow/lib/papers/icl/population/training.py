@@ -78,11 +78,11 @@ def train(
 def _step(optimizer: Optimizer[PopulationOptions], part: Part) -> Callable[[], object]:
     """What takes one step; that of `gd` is a line, and importing torch takes longer than its runs."""
     if optimizer.rule == "gd":
-        size = optimizer.hyperparameters["lr"] * (-1 if optimizer.hyperparameters.get("maximize") else 1)
+        lr = optimizer.hyperparameters["lr"]
 
         def descend() -> None:
             part.evaluate()
-            part.parameter -= size * part.gradient
+            part.parameter -= lr * part.gradient
 
         return descend
 

@@ -153,7 +153,7 @@ class Deep(Settings):
         return (
             Needs(mem_mb=24000, runtime=2880, gpu=1)
             if self.downloads()
-            else Needs(mem_mb=450, seed_mb=70, runtime=30, gpu=1)
+            else Needs(mem_mb=420, seed_mb=65, runtime=30, gpu=1)
         )
 
     def disk(self, seeds: int) -> Disk:

@@ -38,5 +38,5 @@ def drawing(metrics: Metrics, experiments: Sequence[Experiment], reason: str) ->
             names.append(f"{label}\n(diverged)" if told else label)
         ax.set_xticks(range(len(names)), names, rotation=45)
         ax.set(title=experiment.name, ylabel="last step recorded", ylim=(0, None))
-    sheet.figure.suptitle(f"not drawn: {'runs diverged' if diverged else 'runs are too short or left out'}")
+    sheet.figure.suptitle(f"not drawn: {'runs diverged' if diverged else 'no run recorded what it shows'}")
     return Drawing(sheet.figure, sheet.table, {"diverged": diverged, "reason": reason}, TEMPLATE)

@@ -167,8 +167,12 @@ def draw() -> None:
     table = pd.read_csv(NUMBERS)
     groups = table.groupby(["title", "size", "unit"], sort=False)
     with look():
-        sheet = Sheet(-(-len(groups) // 3), 3, size=(6.75, 6.0))
-        for ax, ((title, size, unit), rows) in zip(sheet.panels.ravel(), groups, strict=True):
+        lines = -(-len(groups) // 3)
+        sheet = Sheet(lines, 3, size=(6.75, 2.0 * lines))
+        panels = sheet.panels.ravel()
+        for ax in panels[len(groups) :]:
+            ax.set_visible(False)
+        for ax, ((title, size, unit), rows) in zip(panels, groups, strict=False):
             sheet.line(ax, title, size, rows["value"], rows["cost"], marker="o", markersize=3)
             end = slope(rows[["value", "cost"]].to_records(index=False).tolist())
             ax.set(xscale="log", yscale="log", xlabel=size, ylabel=unit, title=f"{title} (slope {end:.2f})")

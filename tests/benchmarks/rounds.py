@@ -51,11 +51,11 @@ def tables(quick: bool) -> Iterator[str]:
     if quick:
         return
     yield "snakemake: CPU ms for each job of 0.2 s, four at a time"
-    waiting = ("--scheduler-subsample", "200")  # as the default profile has it
+    waiting = ("--scheduler-subsample", "100")  # as the default profile has it
     for name, guarded, options in (
         ("as it is", False, ()),
         ("with the guards", True, ()),
-        ("and 200 that wait looked at", True, waiting),
+        ("and 100 that wait looked at", True, waiting),
     ):
         told = ", ".join(f"{milliseconds_per_job(jobs, guarded, *options):.0f} ({jobs} jobs)" for jobs in (200, 2000))
         yield f"  {name:<32} {told}"

@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 
-from tests import forks
+from tests import forked, forks
+from workflow.lib.plan.model import Paper
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -115,7 +118,43 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole workflow as it is shipped, run once, as a user runs it: the folder that holds its `results`."""
+    """The whole workflow as it is shipped, run once, as a user runs it: the folder that holds its `results`.
+
+    It is killed on the way, and goes on with another number of cores.
+    """
     directory = tmp_path_factory.mktemp("default")
-    snakemake(directory, "--cores", "2", anew=True)  # its jobs tell what they hold, which a fork does not know
+    kill_in_training(directory, "--cores", "2")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(forked.ANEW, "train")  # trainings tell what they hold, which a fork does not know
+        snakemake(directory, "--cores", "3", "--rerun-incomplete")
     return directory
+
+
+def kill_in_training(directory: Path, *arguments: str) -> None:
+    """Start snakemake, and kill it and its jobs at once as soon as the first training is done and others are not."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / SNAKEFILE), *arguments]
+    with (directory / "killed.txt").open("wb") as out:
+        running = subprocess.Popen(
+            command, cwd=directory, env=environment(ROOT), start_new_session=True, stdout=out, stderr=out
+        )
+    try:
+        while not list(directory.glob("results/*/runs/*/*/[0-9]*.parquet")):  # a temporary file begins with a dot
+            assert running.poll() is None, (directory / "killed.txt").read_text()[-3000:]
+            time.sleep(0.05)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert running.returncode == -signal.SIGKILL
+    assert not (directory / "results" / "claims.csv").exists()
+    snakemake(directory, "--unlock")
+
+
+def each_training(papers: Mapping[str, Paper]) -> list[tuple[str, str, str]]:
+    """Of every kind of training that papers have, a run that starts from no other: paper, experiment and optimizer."""
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for paper in papers.values():
+        for experiment in paper.experiments.values():
+            label = next(label for label in experiment.optimizers if not experiment.before(label))
+            found.setdefault((paper.name, experiment.kind), (paper.name, experiment.name, label))
+    return list(found.values())

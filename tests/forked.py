@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PLACE = "TESTS_FORKS"  # the variable that names the folder of the socket
+ANEW = "TESTS_ANEW"  # the variable that names a stage whose jobs start Python anew
 SOCKET = "socket"
 ROOT = str(Path(__file__).resolve().parents[1])
 
@@ -33,7 +34,7 @@ def main() -> int:
     """A stage in a fork, if its library is this project's and its papers are the shipped ones."""
     environ, arguments = dict(os.environ), sys.argv[1:]
     ours = environ.get("PYTHONPATH", "").split(os.pathsep)[0] == ROOT and "OWN_ROOMS" not in environ
-    if not ours or arguments[:2] != ["-m", "workflow.lib"]:
+    if not ours or arguments[:2] != ["-m", "workflow.lib"] or arguments[2:3] == [environ.get(ANEW)]:
         os.execv(sys.executable, [sys.executable, *arguments])
     return ask(environ[PLACE], ["workflow.lib", arguments[2:], environ, os.getcwd()], (0, 1, 2))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests import budget
 from tests.conftest import stage
 from workflow.lib.costs import Cost
 
 
+@pytest.mark.slow
 def test_a_stage_ends_with_its_cost_and_the_table_adds_them_up(tmp_path: Path) -> None:
     named = ("--paper", "scb", "--experiment", "checks", "--seeds", "0")
     made = stage("generate", *named, "--data", f"{tmp_path}/0.npz", anew=True)  # a fork has next to nothing to start

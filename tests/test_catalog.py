@@ -27,6 +27,7 @@ def test_the_catalog_s_description() -> None:
         assert (ROOT / needed).is_file()
 
 
+@pytest.mark.slow
 def test_planning_needs_numpy_and_what_comes_with_snakemake() -> None:
     """So that a bare snakemake with --sdm conda deploys the rest."""
     files = [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]

@@ -259,6 +259,7 @@ def test_fetching_again_downloads_nothing(server: Server, tmp_path: Path, monkey
     assert len(server.ranges) == 1
 
 
+@pytest.mark.slow
 def test_paper_scale_plans_its_downloads(tmp_path: Path) -> None:
     overlay = str(ROOT / "config" / "paper.yaml")
     done = snakemake(tmp_path, "-n", "--configfile", overlay, "--", "results/ib/figures/fig6.png")

@@ -71,6 +71,7 @@ def sound(size: tuple[float, float] = (MEDIUM, 2.5)) -> Sheet:
     return sheet
 
 
+@pytest.mark.slow
 def test_a_figure_is_laid_out_once_and_drawn_once_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[float] = []
     draw = plotting.DrawnFigure.draw
@@ -91,6 +92,7 @@ def test_a_figure_is_laid_out_once_and_drawn_once_for_each_file(monkeypatch: pyt
     assert places[0] == places[1]  # as matplotlib lays out by itself
 
 
+@pytest.mark.slow
 def test_a_sound_figure_has_no_fault() -> None:
     assert layout.faults(sound().figure) == []
     lost = sound()
@@ -169,6 +171,7 @@ def band_below(sheet: Sheet) -> None:
     sheet.panels[0, 0].fill_between([1, 100], [1e-4, 1e-4], [1, 1], color=RED, alpha=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "told"),
     [

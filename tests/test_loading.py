@@ -175,6 +175,7 @@ def test_shipped_settings_need_no_plan(tmp_path: Path) -> None:
     assert found.loc["steps_ov", "source"] == "paper"
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_from_the_numbers(small: Path) -> None:
     figure = load("ntp", small).figure("fig2")
     assert figure.get_axes()
@@ -277,6 +278,7 @@ def test_names_to_go_on_with(small: Path) -> None:
 # ---- what the README and the notebook say ----
 
 
+@pytest.mark.slow
 def test_six_lines_of_the_readme(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text()
     found = re.search(r"```python\n(from workflow\.lib import load\n.*?)```", readme, re.DOTALL)

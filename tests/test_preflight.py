@@ -270,6 +270,7 @@ def test_snakemake_ends_with_one_message_where_results_is_a_file(tmp_path: Path)
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_cores_are_told_and_nothing_waits(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--cores", "0", "results/ntp/figures/fig1.pdf", check=False)
     assert done.returncode != 0

@@ -41,6 +41,7 @@ def test_one_job_at_a_time_has_the_gpu(tmp_path: Path, bound: tuple[str, ...], f
     assert workstation(tmp_path, *bound) == fails
 
 
+@pytest.mark.slow
 def test_a_round_looks_at_some_of_many_jobs_that_wait(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(
         'rule all:\n    input: expand("{i}", i=range(101))\nrule one:\n    output: "{i}"\n    shell: "exit 1"\n'
@@ -63,6 +64,7 @@ def test_snakemake_finds_workflow_and_profile(tmp_path: Path, where: str) -> Non
     assert re.search(r"Using workflow specific profile \S*workflow/profiles/default for", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("auto", 1)])
 def test_a_run_on_the_cpu_waits_for_no_gpu(tmp_path: Path, device: str, gpus: int) -> None:
     run = "results/ib/runs/vit_mnist/sgd/0.parquet"

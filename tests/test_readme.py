@@ -38,7 +38,8 @@ def test_an_optimizer_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
         (tmp_path / name).write_text(block(name))
     command = re.search(r"^    snakemake (.*heavy_ball\.yaml)$", README, re.MULTILINE)
     assert command is not None
-    snakemake(tmp_path, *command[1].replace("--cores 4", "--cores 2").split())
+    short = ["seeds=3", "ntp={experiments: {two_stage: {settings: {steps_ov: 30, steps_kq: 30}}}}"]
+    snakemake(tmp_path, *command[1].replace("--cores 4", "--cores 2").split(), "--config", *short)
     drawn = pd.read_csv(tmp_path / "results/ntp/figures/fig2.csv")
     assert {"ngd", "heavy_ball"} <= set(drawn["series"])
     caption = (tmp_path / "results/ntp/figures/fig2.rst").read_text()
@@ -69,6 +70,7 @@ def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
     assert user["vocabulary_size"] == user["embedding_dimension"] == 40
 
 
+@pytest.mark.slow
 def test_make_hands_the_user_s_file_on() -> None:
     for arguments, said in (((), "--cores 4"), (("CONFIG=mine.yaml",), "--cores 4 --configfile mine.yaml")):
         done = subprocess.run(["make", "-n", "figures", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -81,6 +83,7 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_rules_is_theirs(tmp_path: Path) -> None:
     """With `train` for both rules that train, and without those that only name targets."""
     graph = re.search(r"```mermaid\nflowchart LR\n(.*?)```", README, re.DOTALL)

@@ -58,6 +58,7 @@ def test_the_workflow_hands_the_parameters_on(tmp_path: Path) -> None:
         assert job_counts(done.stdout + done.stderr)["train"] == trains, label
 
 
+@pytest.mark.slow
 def test_a_start_on_the_command_line_has_to_be_the_entry_s(tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     common = ("--paper", "scb", "--experiment", "shorter", "--seeds", "0")

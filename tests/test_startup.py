@@ -22,12 +22,14 @@ def imported(code: str, *asked: str) -> list[str]:
     return [name for name in done.stdout.strip().split("|") if name]
 
 
+@pytest.mark.slow
 def test_no_stage_begins_with_what_only_some_need() -> None:
     heavy = ("torch", "pandas", "pyarrow", "matplotlib", "scipy", "numba", "tqdm", "http.client")
     heavy += ("workflow.lib.downloads", "workflow.lib.plan.race", "workflow.lib.plan.schema")
     assert imported("from workflow.lib import cli; cli._parser()", *heavy) == []
 
 
+@pytest.mark.slow
 def test_no_job_looks_for_plugins_of_pydantic() -> None:
     code = "from workflow.lib import startup; startup.begin(); from workflow.lib import cli; cli._parser()"
     assert imported(code, "importlib.metadata", "email", "pydantic") == ["pydantic"]
@@ -36,6 +38,7 @@ def test_no_job_looks_for_plugins_of_pydantic() -> None:
     assert imported(other, "importlib.metadata") == ["importlib.metadata"]  # what else it holds is still to be had
 
 
+@pytest.mark.slow
 def test_a_drawing_job_writes_no_docstrings_of_artists() -> None:
     code = """
 from workflow.lib import startup
@@ -48,6 +51,7 @@ assert line.get_color() == "red" and not Line2D.set.__doc__ and "%(" in Line2D._
     assert imported(code, "matplotlib.lines") == ["matplotlib.lines"]
 
 
+@pytest.mark.slow
 def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None:
     """For all papers in one process, and so for each."""
     rooms = [f"workflow.lib.papers.{paper}" for paper in ("ntp", "icl", "ib", "scb")]
@@ -56,6 +60,7 @@ def test_drawing_and_judging_need_neither_torch_nor_pandas_nor_windows() -> None
     assert imported(code, "torch", "pandas", "matplotlib.pyplot") == []
 
 
+@pytest.mark.slow
 def test_a_drawing_job_parses_formulas_once_and_embeds_letters_alone() -> None:
     code = """
 from io import BytesIO
@@ -76,6 +81,7 @@ assert not {"GDEF", "GPOS", "GSUB", "MATH"} & set(found.keys())
     assert imported(code, "matplotlib.mathtext") == ["matplotlib.mathtext"]
 
 
+@pytest.mark.slow
 def test_measuring_needs_no_torch_and_a_hard_margin_no_scipy() -> None:
     kinds = ("ntp", "icl.prompts", "icl.population", "ib.synthetic", "ib.deep", "scb")
     code = "\n".join(f"import workflow.lib.papers.{kind}.metrics" for kind in kinds)

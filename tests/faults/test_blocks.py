@@ -24,7 +24,8 @@ def rounded(experiment: Experiment) -> bool:
     return experiment.paper == "ntp" or (experiment.paper == "ib" and experiment.kind not in ("vision", "language"))
 
 
-@pytest.mark.parametrize("name", [pytest.param(p, marks=[pytest.mark.slow] * (p != "ntp")) for p in rooms.papers()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rooms.papers())
 def test_seeds_per_job_changes_no_result(name: str, tmp_path: Path) -> None:
     of = small.paper(name, seeds=3)
     for seeds_per_job in (1, 3):

@@ -287,6 +287,7 @@ def test_any_bytes_are_digits_or_one_message(tmp_path_factory: pytest.TempPathFa
     _read(tmp_path_factory, content, mnist.read_idx)
 
 
+@pytest.mark.slow
 @QUIET
 @given(
     ANY

@@ -273,12 +273,14 @@ QUIET = settings(
 )
 
 
+@pytest.mark.slow
 @QUIET
 @given(st.dictionaries(WORDS, TREES, max_size=3))
 def test_any_overlay_is_a_plan_or_one_message(mine: dict[Any, Any]) -> None:
     taken_or_refused(lambda: plan(mine))
 
 
+@pytest.mark.slow
 @QUIET
 @given(
     st.dictionaries(WORDS, TREES, max_size=2),

@@ -25,8 +25,6 @@ from workflow.lib.runs import Trace
 # Runs that diverge are drawn and judged without a word of numpy's or matplotlib's.
 pytestmark = pytest.mark.filterwarnings("error")
 PAPERS = rooms.papers()
-# Every paper in turn; the quickest also where slow tests are left out.
-EACH = [pytest.param(paper, marks=[] if paper == "ntp" else [pytest.mark.slow]) for paper in PAPERS]
 # No wild rate is too wild; the deep nets are of float32, which holds no more than 3.4e38.
 WILD = {paper: {"lr": 1e30 if paper == "ib" else 1e300, "lr_kq": 1e300} for paper in PAPERS}
 ONE_STEP = {"steps_ov": 1, "steps_kq": 1, "epochs": 1, "iterations": 1, "boosting_steps": 0, "rounding_steps": 0}
@@ -75,7 +73,8 @@ def on_page(of: Paper, folder: Path) -> str:
     return (folder / "index.html").read_text()
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
 def test_one_step(name: str, tmp_path: Path) -> None:
     of = small.paper(name, settings=ONE_STEP, entries={"iterations": 1, "steps": 1, "warm_up": 1})
     assert list(small.run(of, tmp_path)) == list(of.experiments)
@@ -84,14 +83,16 @@ def test_one_step(name: str, tmp_path: Path) -> None:
     assert not any("iverged: " in caption for caption in captions.values())
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
 def test_one_seed_of_one_optimizer(name: str, tmp_path: Path) -> None:
     of = small.paper(name, seeds=1, only=1)
     assert list(small.run(of, tmp_path)) == list(of.experiments)
     shown(of, tmp_path)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
 def test_steps_that_leave_the_finite_numbers(name: str, tmp_path: Path) -> None:
     """Every optimizer at a wild rate."""
     of = small.paper(name, entries=WILD[name])

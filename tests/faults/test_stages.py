@@ -49,6 +49,7 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- the command line ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -216,6 +217,7 @@ def test_a_full_disk_is_told(block: Path, small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_read_only_results_are_told(block: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert_one_message(train(block, small_disk), "Read-only file system", "--directory")

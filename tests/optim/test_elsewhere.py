@@ -97,6 +97,7 @@ def test_a_class_that_gives_parameters_another_tensor_moves_them() -> None:
     torch.testing.assert_close(w, expected)
 
 
+@pytest.mark.slow
 def test_a_class_from_elsewhere_sees_the_tensors_of_a_net(tmp_path: Path) -> None:
     """It may tell them apart, so that no short cut may put all weights into one."""
     rivals = {
@@ -161,6 +162,7 @@ def test_good_values_are_read() -> None:
     assert values == {"lr": 1.0, "warmup": 2, "power": 0.5, "name": "x", "anything": [1, "a"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -193,6 +195,7 @@ def test_a_user_s_file_takes_no_installed_package_s_place(tmp_path: Path) -> Non
     assert done.stdout.strip() == "Mine", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [*optim.names(), *matrix.ELSEWHERE, HEAVY])
 def test_every_rule_runs_in_ntp(rule: str) -> None:
     """All of them with stacked runs, and each run as if alone."""

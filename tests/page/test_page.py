@@ -67,6 +67,7 @@ def read(hostile: Path) -> Read:
     return Read(hostile / page.PAGE)
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_shown_as_text(read: Read) -> None:
     for text in HOSTILE[1:3]:
         assert text.replace(" ", "") in "".join(read.text.split()), text
@@ -193,6 +194,7 @@ def test_scales_of_their_own_are_told_as_tables() -> None:
     np.testing.assert_allclose(places, np.cbrt(values), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_importing_and_drawing_leave_matplotlib_alone() -> None:
     code = """
 import sys, matplotlib
@@ -239,6 +241,7 @@ def test_formulas(text: str, html: str) -> None:
     assert texts.formulas(text).replace("W\u0304", "W̄") == html
 
 
+@pytest.mark.slow
 def test_refresh_writes_only_what_changed(tmp_path: Path) -> None:
     assert page.refresh(tmp_path) is None
     folder = write(tmp_path / "results")
@@ -262,6 +265,7 @@ def test_verdicts_older_than_the_runs_are_marked(tmp_path: Path) -> None:
     assert "newer than these verdicts" in (folder / page.PAGE).read_text()
 
 
+@pytest.mark.slow
 def test_comparison_shows_what_differs(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a"), write(tmp_path / "b", step_size=0.1, scale=2.0)
     done = stage("compare", str(first), str(second), "--output", str(tmp_path / "compare.html"))

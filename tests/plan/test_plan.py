@@ -303,6 +303,7 @@ def test_every_yaml_names_its_schema() -> None:
         assert (path.parent / name).is_file(), path
 
 
+@pytest.mark.slow
 def test_the_schemas_take_what_is_shipped() -> None:
     for kind in ("papers", "claims"):
         for path in (ROOT / "config" / kind).glob("*.yaml"):
@@ -313,6 +314,7 @@ def test_the_schemas_take_what_is_shipped() -> None:
     jsonschema.validate(read_yaml(ROOT / "config" / "race.yaml"), race)
 
 
+@pytest.mark.slow
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys; from workflow.lib.rooms import make_plan; from workflow.lib.plan.reading import ROOT, read_yaml;"

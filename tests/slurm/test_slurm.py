@@ -16,7 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SNAKEFILE, copy_project, environment, job_counts, jobs_at_work, snakemake
+from tests.conftest import (
+    ROOT,
+    SNAKEFILE,
+    copy_project,
+    each_training,
+    environment,
+    job_counts,
+    jobs_at_work,
+    snakemake,
+)
 from tests.slurm.cluster import ACCOUNT, FOLDER, TrialCluster, Unavailable, install, parse_fields
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -42,22 +51,16 @@ KINDS["strings"] = _OnGpu
 LONG = "ntp={experiments: {long_run: {settings: {steps_kq: 30000}}}}"
 
 
-def small_targets() -> list[str]:
-    """Of every paper the figure with the fewest runs, and the same among those that need a GPU; all of ntp's claims."""
-    targets = {"results/ntp/claims.csv"}
-    for paper in PAPERS.values():
-        runs = {
-            figure.name: [
-                paper.experiment(name) for name in figure.experiments for _ in paper.experiment(name).optimizers
-            ]
-            for figure in paper.figures.values()
-            if figure.experiments
-        }
-        on_gpu = {name: each for name, each in runs.items() if all(e.settings.needs().gpu for e in each)}
-        for choice in filter(None, (runs, on_gpu)):
-            cheapest = min(choice, key=lambda name: len(choice[name]))
-            targets.add(f"results/{paper.name}/figures/{cheapest}.csv")
-    return sorted(targets)
+# Of every kind of training a run, and what it takes from there to a figure; the deep nets' are cut short.
+TRAINED = [f"results/{paper}/runs/{experiment}/{label}/0" for paper, experiment, label in each_training(PAPERS)]
+COMPARED = (
+    *(f"{run}.{kind}" for run in TRAINED for kind in ("parquet", "safetensors")),
+    "results/ntp/figures/fig1.csv",
+)
+SHORT_NETS = (
+    "ib={experiments: {bert_mnli: {settings: {train_examples: 200, test_examples: 40}, optimizers: {pretraining: \
+{steps: 10, warm_up: 2, texts: 100}}}, vit_mnist: {settings: {train_examples: 200, test_examples: 40}}}}"
+)
 
 
 @dataclass
@@ -118,7 +121,7 @@ def trial_cluster(folder: Path, accounting: bool) -> Iterator[TrialCluster]:
         pytest.skip(f"no trial cluster: {reason}")
 
 
-WHOLE = (*small_targets(), *QUICK, "--config", f"papers=[{','.join(PAPERS)}]", "seeds=1", "device=auto")
+WHOLE = (*COMPARED, *QUICK, "--config", f"papers=[{','.join(PAPERS)}]", "seeds=1", "device=auto", SHORT_NETS)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,7 @@ def with_squeue(tmp_path: Path, gpu_project: Path) -> Iterator[Submitter]:
 
 @pytest.fixture(scope="module")
 def whole(with_sacct: Submitter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of all papers on the cluster."""
+    """The folder of a run of every kind of training on the cluster."""
     directory = tmp_path_factory.mktemp("whole")
     account = ("--default-resources", "mem_mb=2000", "runtime=30", f"slurm_account={ACCOUNT}")
     with_sacct.run(directory, *WHOLE, *account)
@@ -167,7 +170,7 @@ def test_gpu_jobs_go_to_v100_nodes_and_no_other_job_does(with_sacct: Submitter, 
 
 def test_results_are_those_of_a_local_run(gpu_project: Path, whole: Path, tmp_path: Path) -> None:
     snakemake(tmp_path, "--cores", "2", *WHOLE, project=gpu_project)
-    for path in small_targets():
+    for path in COMPARED:
         same = (whole / path).read_bytes() == (tmp_path / path).read_bytes()
         assert same, path  # not the bytes themselves: pytest would compare them at length
 

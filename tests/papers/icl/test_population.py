@@ -79,6 +79,7 @@ def test_finite_prompts_are_the_mean_over_all_counts(size, length, query):
         assert seen.drift[DOMINANT, 0] == pytest.approx(drift[0], rel=1e-11)
 
 
+@pytest.mark.slow
 def test_finite_prompts_of_the_specification():
     """K = 20, N = 400, eta = 20: the state that an independent implementation found (papers/icl, section 6.5)."""
     experiment = population_of("finite", optimizers={"gd": {"iterations": 250}})

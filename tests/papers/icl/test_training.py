@@ -41,6 +41,7 @@ def test_trajectory_agrees_over_400_epochs(name):
     assert np.abs(fast.trace["loss"].values[1] - losses[recorded]).max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "optimizer", "settings"),
     [

@@ -95,6 +95,7 @@ def test_contradicting_strings_are_refused(strings: tuple[str, ...], message: st
         language.from_strings(strings)
 
 
+@pytest.mark.slow
 def test_more_sentences_than_can_be_placed_are_refused() -> None:
     with pytest.raises(UserError, match="contradicted an order"):
         language.random_sentences(4, 30, (2, 3), np.random.default_rng(0))
@@ -182,6 +183,7 @@ def test_value_target_is_the_closed_form() -> None:
     assert np.linalg.norm(target) == pytest.approx(np.sqrt(19), abs=1e-10)
 
 
+@pytest.mark.slow
 def test_descent_follows_the_quadratic_program_and_not_proposition_2() -> None:
     """Optimal A, B and non-optimal C, D, E, F, Q of the query Q, where B shares no sentence with C, D, F."""
     alphabet = "ABCDEFQ"
@@ -208,6 +210,7 @@ def test_descent_follows_the_quadratic_program_and_not_proposition_2() -> None:
 # ---- Algorithm 1 ----
 
 
+@pytest.mark.slow
 def test_the_fast_runs_equal_the_plain_twin() -> None:
     of = experiment(steps_ov=200, steps_kq=200)
     data, finished = run(of, [0, 3])

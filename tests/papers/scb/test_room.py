@@ -188,6 +188,7 @@ def test_torch_and_numpy_take_the_same_step(penalty: float, keep_mean: bool) -> 
     np.testing.assert_allclose(p.numpy(), ours, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.4, 1000.0])
 @pytest.mark.parametrize("keep_mean", [False, True])
 def test_the_compiled_step_is_the_same(penalty: float, keep_mean: bool) -> None:
@@ -230,6 +231,7 @@ def test_a_zero_among_the_weights_is_refused() -> None:
 # ---- batches and gradients ----
 
 
+@pytest.mark.slow
 def test_batches_have_the_right_distribution() -> None:
     e = experiment(positions=40, batch_size=200_000)
     p = draw_problem(e.settings, e.seed(0))
@@ -285,6 +287,7 @@ def test_streams_depend_on_seed_and_purpose_alone() -> None:
     assert (first(0, "batches") != first(0, "boosting batches")).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("states", "sparse", "positions"),
     [(2, False, 70), (3, False, 70), (3, True, 70), (3, True, 1100), (5, True, 70), (7, False, 70), (3, False, 1100)],

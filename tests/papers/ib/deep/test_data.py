@@ -271,6 +271,7 @@ def nearest_mean(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
     return np.argmin(((test[:, None] - means) ** 2).sum(-1), axis=1)
 
 
+@pytest.mark.slow
 def test_the_image_standin_is_no_matter_of_mean_pictures() -> None:
     """A rule that knows only the mean picture of each class stays far below what the ViT learns."""
     images, labels = standins.images(np.random.default_rng(0), 3000)

@@ -99,6 +99,7 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_numbers(
     assert all(np.array_equal(again.parameters[n], whole.parameters[n]) for n in whole.parameters)
 
 
+@pytest.mark.slow
 def test_the_start_is_no_rival_in_pictures() -> None:
     e = texts()
     data = {seed: generate(e, e.seed(seed)) for seed in (0, 1)}

@@ -198,6 +198,7 @@ def test_cross_entropy() -> None:
     torch.testing.assert_close(gradient, logits.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(STACKED))
 @pytest.mark.parametrize("rule", list(RULES))
 def test_a_stack_trains_like_autograd(kind: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,7 @@ def test_a_run_does_not_depend_on_its_stack(kind: str, rule: str) -> None:
     assert all(np.array_equal(together.parameters[n][1:2], alone.parameters[n]) for n in alone.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(STACKED))
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("stop", [2, 3, 5])

@@ -200,6 +200,7 @@ def test_bfloat16_leaves_weights_and_steps_in_float32(kind: str) -> None:
     assert not np.array_equal(exact.trace["train_loss"].values, rounded.trace["train_loss"].values)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_is_recorded_and_drawn() -> None:
     e = experiment(optimizers={**OPTIMIZERS, "sgd": {"lr": 1e30}})
     data = {seed: generate(e, e.seed(seed)) for seed in (0, 1)}
@@ -249,6 +250,7 @@ def stops_after(steps: int, patch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [*(("vision", rule) for rule in OPTIMIZERS), pytest.param("language", "adam", marks=pytest.mark.slow)],

@@ -169,6 +169,7 @@ def distance(found: np.ndarray, expected: torch.Tensor) -> float:
     return float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", FIXED_RULES)
 @pytest.mark.parametrize("changes", [{}, {"signals": "antipodal", "equal_scores": False, "query_position": "random"}])
 def test_dense_key_query_equals_the_twins(rule: str, changes: dict[str, Any]) -> None:
@@ -593,6 +594,7 @@ def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, 
         assert ax.get_title(loc="left").startswith("(")
 
 
+@pytest.mark.slow
 def test_rates_have_a_column_for_each_experiment(short_paper: tuple[Metrics, dict[str, Experiment]]) -> None:
     metrics, experiments = short_paper
     for names in (["antipodal"], ["antipodal", "orthogonal"]):

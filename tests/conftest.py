@@ -123,10 +123,10 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It is killed on the way, and goes on with another number of cores.
     """
     directory = tmp_path_factory.mktemp("default")
-    kill_in_training(directory, "--cores", "2")
+    kill_in_training(directory, "--cores", "3")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(forked.ANEW, "train")  # trainings tell what they hold, which a fork does not know
-        snakemake(directory, "--cores", "3", "--rerun-incomplete")
+        snakemake(directory, "--cores", "2", "--rerun-incomplete")
     return directory
 
 

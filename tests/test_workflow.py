@@ -175,7 +175,7 @@ def test_papers_share_no_module_of_a_room() -> None:
 
 
 def test_same_bytes_whatever_the_cores_and_after_a_kill(default_run: Path, tmp_path: Path) -> None:
-    """The default run was killed on two cores and went on with three; one core makes of every kind of job the same."""
+    """The default run was killed on three cores and went on with two; one core makes of every kind of job the same."""
     results, targets = (
         default_run / "results",
         ["results/ntp/figures/fig1.pdf", "results/ntp/metrics/two_stage.parquet"],

@@ -41,7 +41,7 @@ def dense(experiment: Experiment, rule: plain.Rule, steps: int, product: plain.P
 
 RULES = {
     "orthogonal": {"gd": (plain.gd(1.0), 80), "ngd": (plain.ngd(0.5), 75), "polyak": (plain.polyak(2.0), 52)},
-    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 32), "gd": (plain.gd(0.5), 34)},
+    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 25), "gd": (plain.gd(0.5), 29)},
 }  # the twin's rule, and the floor
 
 

@@ -43,6 +43,15 @@ def test_an_optimizer_beside_the_shipped_ones_changes_none_of_them() -> None:
     assert captions.changed(of, "fig2") == ["two_stage.ngd.lr = 0.1"]
 
 
+def test_other_experiments_and_other_random_numbers_are_yours() -> None:
+    of = rooms.load_paper("ntp", {"figures": {"fig2": {"experiments": ["other_sentences"]}}})
+    assert captions.changed(of, "fig2") == ["fig2.experiments = other_sentences"]
+    of = rooms.load_paper("ntp", {"figures": {"extra_mine": {"like": "fig2", "experiments": ["long_run"]}}})
+    assert captions.changed(of, "extra_mine") == ["extra_mine.experiments = long_run"]
+    of = paper("ntp", two_stage={"stream": 7})
+    assert captions.changed(of, "fig2") == ["two_stage.stream = 7"]
+
+
 def test_what_holds_of_shipped_settings_is_said_of_them_alone(tmp_path: Path) -> None:
     template = tmp_path / "fig.rst"
     template.write_text("Drawn.{% if shipped %} NGD wins.{% endif %}")

@@ -225,6 +225,11 @@ MISTAKES: list[tuple[str, list[str]]] = [
     (claim("{low: .nan}"), ["low"]),
     (claim("{high: .inf}"), ["high"]),
     (claim("{low: small}"), ["low"]),
+    (claim("{low: true}"), ["low", "expected a number", "True"]),
+    (claim("{low: ' 0.5 '}"), ["low", "expected a number"]),
+    (claim("{share: true}"), ["share", "True"]),
+    (claim("{like: ntp.fig2.cos_ov}"), ["ntp.fig2.norm_ov_slope.like", "goes by its name"]),
+    (setting("init_scale", "{sweep: [0, 1], about: x}"), ["unknown key 'about'"]),
     (claim("{share: 0}"), ["share"]),
     (claim("{share: 1.5}"), ["share"]),
     (claim("{share: .nan}"), ["share"]),
@@ -246,6 +251,21 @@ def test_a_mistake_is_told_while_planning(text: str, words: list[str]) -> None:
 def test_a_long_value_is_shortened() -> None:
     message = refused(lambda: plan({"seeds": list(range(100_000))}), "config.seeds")
     assert len(message) < 300
+
+
+def test_what_starts_from_another_entry_is_what_that_entry_is() -> None:
+    """The rule that an optimizer's label names, and the drawing that a figure's name does."""
+    mine = plan(
+        {
+            "ntp": {
+                "experiments": {"two_stage": {"optimizers": {"slow": {"like": "ngd", "lr": 0.01}}}},
+                "figures": {"extra_long": {"like": "fig2", "experiments": ["long_run"]}},
+            }
+        }
+    ).paper("ntp")
+    slow = mine.experiment("two_stage").optimizer("slow")
+    assert (slow.rule, slow.hyperparameters["lr"], slow.given["lr_kq"].source) == ("ngd", 0.01, "paper")
+    assert mine.figure("extra_long").drawing == "fig2"
 
 
 def test_a_band_of_ones_own_is_tagged() -> None:

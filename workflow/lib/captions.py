@@ -38,17 +38,22 @@ def changed(paper: Paper, figure: str) -> list[str]:
     How many seeds there are is told by the text; an optimizer that stands beside the shipped ones changes none of them.
     """
     drawn = paper.figure(figure)
-    names = () if drawn.drawing in GENERAL else drawn.experiments
-    return [change for name in names for change in _changed(paper, paper.experiment(name))]
+    if drawn.drawing in GENERAL:
+        return []
+    # The race is no room, and draws what its own configuration says.
+    figures = _shipped(paper.name).get("figures", {figure: {"experiments": list(drawn.experiments)}})
+    given = (figures.get(figure) or figures.get(drawn.drawing) or {}).get("experiments")
+    others = [] if list(drawn.experiments) == given else [f"{figure}.experiments = {', '.join(drawn.experiments)}"]
+    return others + [change for name in drawn.experiments for change in _changed(paper, paper.experiment(name))]
 
 
 def _changed(paper: Paper, experiment: Experiment) -> list[str]:
-    mine = {name: setting for name, setting in experiment.sourced() if setting.source == "user"}
+    sourced = [("stream", experiment.given["stream"]), *experiment.sourced()]
+    mine = {name: setting for name, setting in sourced if setting.source == "user"}
     if not mine:
         return []
-    # The race is no room: its entries are those of its own configuration.
-    shipped = _shipped(places.configuration(paper.name)) if paper.name in places.rooms() else frozenset()
-    beside = set(experiment.optimizers) - shipped
+    entries = _shipped(paper.name).get("experiments", {}).values()
+    beside = set(experiment.optimizers).difference(*(entry["optimizers"] for entry in entries))
     return [
         f"{experiment.name}.{name} = {setting.value}"
         for name, setting in mine.items()
@@ -56,11 +61,12 @@ def _changed(paper: Paper, experiment: Experiment) -> list[str]:
     ]
 
 
-@cache
-def _shipped(configuration: Path) -> frozenset[str]:
-    """Labels of the optimizers in a paper's YAML, which is read once however many captions ask."""
-    experiments = reading.read_yaml(configuration)["experiments"].values()
-    return frozenset(label for entry in experiments for label in entry["optimizers"])
+def _shipped(paper: str) -> Mapping[str, Any]:
+    """A room's YAML, read once however many captions ask; nothing for what is no room."""
+    return _read(places.configuration(paper)) if paper in places.rooms() else {}
+
+
+_read = cache(reading.read_yaml)
 
 
 def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = (), changed: Sequence[str] = ()) -> str:

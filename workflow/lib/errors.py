@@ -31,10 +31,9 @@ def unknown(what: str, found: object, allowed: Iterable[str], more: str = "") ->
     "unknown paper 'npt'; there are: icl, ntp. Did you mean 'ntp'?"
     """
     names = sorted(allowed)
-    message = f"unknown {what} {found!r}; there are: {', '.join(names) or 'none'}"
     near = difflib.get_close_matches(str(found), names, n=1)
-    sentences = [message, *([f"Did you mean {near[0]!r}?"] if near else []), *([more] if more else [])]
-    return ". ".join(sentences[:2]) + "".join(f" {sentence}" for sentence in sentences[2:])
+    rest = " ".join(filter(None, [f"Did you mean {near[0]!r}?" if near else "", more]))
+    return f"unknown {what} {found!r}; there are: {', '.join(names) or 'none'}" + (f". {rest}" if rest else "")
 
 
 def shortened(found: object, most: int = 80) -> str:

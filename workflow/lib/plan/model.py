@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypeVar
 
 from workflow.lib.errors import UserError, shortened, unknown
-from workflow.lib.number_types import Count, Index
+from workflow.lib.number_types import Count, Index, Real
 from workflow.lib.plan import reading, sweeps
 from workflow.lib.plan.checking import checked, named
 from workflow.lib.plan.evidence import Model, Setting, Source, at
@@ -323,9 +323,9 @@ class Claim(Model):
     name: str
     figure: str | None
     statement: str
-    low: float | None = Field(None, allow_inf_nan=False, description="a number, or null for no lower end")
-    high: float | None = Field(None, allow_inf_nan=False, description="a number, or null for no upper end")
-    share: float = Field(1.0, gt=0, le=1, description="the share of seeds that must lie in the band")
+    low: Real | None = Field(None, description="a number, or null for no lower end")
+    high: Real | None = Field(None, description="a number, or null for no upper end")
+    share: Real = Field(1.0, gt=0, le=1, description="the share of seeds that must lie in the band, up to 1")
     source: Source = Field(description="one of paper, inferred, recalled, derived, choice, user")
     band: Source | None = Field(None, description="one of paper, inferred, recalled, derived, choice, user")
     where: str = ""

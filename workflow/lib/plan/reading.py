@@ -135,7 +135,7 @@ def lay(base: Mapping[str, Any], mine: Any, paper: str) -> dict[str, Any]:
     """Lay a user's changes over a paper's YAML.
 
     A changed value is tagged `user` unless it brings a source of its own; null removes an experiment, optimizer,
-    figure or claim; `like: <name>` starts a new experiment, figure or claim from another one.
+    figure or claim; `like: <name>` starts a new experiment, optimizer or figure from another one.
 
     Args:
         base: as `shipped` returns it.
@@ -167,7 +167,12 @@ def _collection(base: Mapping[str, Any], mine: Any, where: str, entry: Any) -> d
             raise UserError(f"{where}.{name}.like: expected the name of an entry, found {shortened(model)}")
         if model != name and model not in base:
             raise UserError(f"{where}.{name}.like: {unknown('entry', model, base)}")
-        laid[name] = entry(base.get(model, {}), changes, f"{where}.{name}")
+        begun = base.get(model, {})
+        if model != name and entry is _claim:
+            raise UserError(f"{where}.{name}.like: what a claim measures goes by its name; no other one's text fits")
+        if model != name and entry in _NAMED:
+            begun = {_NAMED[entry]: model, **begun}
+        laid[name] = entry(begun, changes, f"{where}.{name}")
     return laid
 
 
@@ -205,6 +210,8 @@ def _claim(base: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> dict
 
 
 _ENTRIES = {"experiments": _experiment, "figures": _entry, "claims": _claim}
+# The key that an entry's name stands for where it is not given; one that starts from another entry has that one's.
+_NAMED = {_optimizer: "rule", _entry: "draws"}
 
 
 def _values(base: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class Swept:
             del found["value"]
         if "sweep" not in found:
             return None
-        evidence = {"source": found.get("source", "user"), "where": found.get("where", "")}
+        # Keys that are none are kept: every point has them, and is refused with their names.
+        evidence = {"source": "user", "where": ""} | {k: v for k, v in found.items() if k not in ("sweep", "value")}
         base = {key: value for key, value in found.items() if key != "sweep"} if "value" in found else None
         return cls(found["sweep"], evidence, base)
 

@@ -25,6 +25,14 @@ def test_two_solvers_agree_and_the_conditions_hold(count: int, unknowns: int) ->
     assert solution.residual < 1e-8
 
 
+def test_the_solution_scales_with_the_constraints() -> None:
+    rows = np.array([[2.0, 1.0, 0.5], [1.0, 3.0, -1.0]])
+    for scale in (2.0**-40, 2.0**40):
+        scaled, plain = max_margin(rows * scale), max_margin(rows)
+        np.testing.assert_array_equal(scaled.w * scale, plain.w)
+        np.testing.assert_array_equal(scaled.multipliers * scale**2, plain.multipliers)
+
+
 def test_contradicting_constraints_are_refused() -> None:
     with pytest.raises(ValueError, match="contradict"):
         max_margin(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))

@@ -87,9 +87,9 @@ def judged(paper: Paper, claim: Claim, measure: Measured, metrics: Metrics) -> d
     metrics.used.clear()
     measured, told, reason = math.nan, "not measured", ""
     try:
-        measured, good = verdict(
-            measure(metrics, _Planned(paper.experiments, metrics)), claim.low, claim.high, claim.share
-        )
+        with np.errstate(all="ignore"):  # what has no number, or an infinite one, is judged as that
+            values = measure(metrics, _Planned(paper.experiments, metrics))
+        measured, good = verdict(values, claim.low, claim.high, claim.share)
         told = "holds" if good else "fails"
     except NotRecordedError as error:  # shortened runs, or an experiment that was left out
         reason = str(error)

@@ -39,6 +39,9 @@ def max_margin(constraints: np.ndarray) -> MaxMargin:
     if count < unknowns:
         basis, triangle = np.linalg.qr(constraints.T)
         rows = triangle.T
+    # The solver's tolerances are absolute, and the problem has no scale of its own; a power of 2 rounds nothing.
+    scale = 2.0 ** np.floor(np.log2(np.linalg.norm(rows, axis=1).max(initial=0) or 1))
+    rows = rows / scale
     import daqp  # not at the top: the plan imports every room's claims
 
     # min 1/2 |x|^2 subject to -rows @ x <= -1, with no lower bounds; 0 is the sense of an inequality.
@@ -52,4 +55,4 @@ def max_margin(constraints: np.ndarray) -> MaxMargin:
     violated = max(0.0, 1 - (rows @ x).min())
     stationary = np.abs(x - rows.T @ multipliers).max()
     gap = abs(x @ x - multipliers.sum())
-    return MaxMargin(basis @ x, multipliers, float(max(violated, stationary, gap)))
+    return MaxMargin(basis @ x / scale, multipliers / scale**2, float(max(violated, stationary, gap)))

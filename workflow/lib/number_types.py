@@ -18,8 +18,8 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 _LARGEST = 10**15
 
 
-def _number(value: Any) -> Any:
-    """Read `1e-5`, which YAML takes for a text, as the number it is; refuse true and false."""
+def number(value: Any) -> Any:
+    """Read `1e-5`, which YAML takes for a text, as the number it is; refuse true and false. Types are checked later."""
     if isinstance(value, bool):
         raise ValueError("expected a number, found true or false")
     if isinstance(value, str):
@@ -53,7 +53,7 @@ def _whole_form(value: Any) -> str:
     return f" such as {value:.0f}" if isinstance(value, float) and abs(value) < _LARGEST and value.is_integer() else ""
 
 
-_Number = BeforeValidator(_number)
+_Number = BeforeValidator(number)
 _Whole = BeforeValidator(_whole)
 
 Real = Annotated[float, _Number, Field(allow_inf_nan=False)]

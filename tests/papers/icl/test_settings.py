@@ -71,7 +71,7 @@ def test_an_optimizer_needs_its_iterations():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("balanced", (0.2,) * 5), (0.5, (0.5, *[0.125] * 4)), ([0.4, 0.3, 0.2, 0.1, 0.0], (0.4, 0.3, 0.2, 0.1, 0.0))],
+    [("balanced", (0.2,) * 5), (0.5, (0.5, *[0.125] * 4)), ([0.4, 0.3, 0.2, "1e-1", 0.0], (0.4, 0.3, 0.2, 0.1, 0.0))],
 )
 def test_probabilities(given, expected):
     settings = load("balanced", {"probabilities": given}).experiment("balanced").settings

@@ -95,6 +95,20 @@ def test_contradicting_strings_are_refused(strings: tuple[str, ...], message: st
         language.from_strings(strings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strings": ["ab", "ac"]}, "'a' is followed by 'b' and by 'c'"),
+        ({"strings": ["aa"], "probes": []}, "one letter alone"),
+        ({"strings": ["ab", "bb"], "probes": []}, "the collocation is not injective"),
+        ({"probes": ["XY"]}, "probes: 'XY' holds 'X'"),
+    ],
+)
+def test_strings_are_looked_through_while_planning(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"example.settings: .*{message}"):
+        load_paper("ntp", {"experiments": {"example": {"settings": settings}}})
+
+
 @pytest.mark.slow
 def test_more_sentences_than_can_be_placed_are_refused() -> None:
     with pytest.raises(UserError, match="contradicted an order"):

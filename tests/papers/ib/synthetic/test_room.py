@@ -507,6 +507,8 @@ def test_led_ngd_measures_all_by_the_last() -> None:
         ("dimension", 100, r"dimension: found 100; expected at least samples \* \(tokens - 1\) \+ 2 = 182"),
         ("signal_norm", 0, "signal_norm.*greater than 0; found 0"),
         ("noise_norm", -1, "noise_norm.*greater than 0; found -1"),
+        ("noise_norm", 1e-7, "noise_norm: expected at least a millionth of signal_norm"),
+        ("signal_norm", 1e200, "signal_norm.*less than or equal to 10{30}; found"),
         ("initial_norm", -1, "initial_norm.*greater than or equal to 0"),
         ("optimal_position", 11, "optimal_position: expected a place from 1 to tokens = 10, found 11"),
         ("optimal_position", 0, "optimal_position.*greater than or equal to 1"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from workflow.lib import grids
-from workflow.lib.number_types import Count, Probability
+from workflow.lib.number_types import Count, Probability, number
 from workflow.lib.plan.optimizer import Optimizer, Options
 from workflow.lib.plan.settings import Needs, Settings, Side
 
@@ -21,8 +21,12 @@ def _distribution(value: Any) -> Any:
     """Read `balanced`, one number (the dominant feature's probability) or one number for each feature."""
     if value == "balanced":
         return value
-    numbers = value if isinstance(value, list | tuple) else [value]
-    if not numbers or any(isinstance(p, bool) or not isinstance(p, int | float) for p in numbers):
+    several = isinstance(value, list | tuple)
+    try:
+        numbers = [number(p) for p in (value if several else [value])]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(isinstance(p, int | float) for p in numbers):
         raise ValueError(
             "expected balanced, or the probability of the dominant feature, or a list with the probability of "
             f"each feature; found {value!r}"
@@ -30,9 +34,9 @@ def _distribution(value: Any) -> Any:
     for p in numbers:
         if not 0 <= p <= 1:
             raise ValueError(f"expected probabilities between 0 and 1, found {p!r}")
-    if numbers is value and abs(math.fsum(numbers) - 1) > TOLERANCE:
+    if several and abs(math.fsum(numbers) - 1) > TOLERANCE:
         raise ValueError(f"expected probabilities that sum to 1, found the sum {math.fsum(numbers):.6g}")
-    return tuple(numbers) if numbers is value else value
+    return tuple(numbers) if several else numbers[0]
 
 
 def _vectors(value: Any) -> Any:

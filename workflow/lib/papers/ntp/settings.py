@@ -63,7 +63,7 @@ class TwoStage(Settings):
 class RandomSentences(TwoStage):
     """A random realizable data set: every one-token sentence, and random longer ones (section 3)."""
 
-    vocabulary_size: Count = Field(ge=2)
+    vocabulary_size: Count = Field(ge=2, le=150)  # metrics list all sentences of three tokens
     embedding_dimension: Count
     sentences: Count
     lengths: tuple[Count, ...] = Field(min_length=1)
@@ -108,6 +108,20 @@ class Strings(TwoStage):
             if len(string) < 2:
                 raise ValueError(f"expected strings of at least 2 letters, found {string!r}")
         return strings
+
+    @model_validator(mode="after")
+    def _realizable(self) -> Strings:
+        from workflow.lib.papers.ntp import language
+
+        try:
+            data, alphabet = language.from_strings(self.strings)
+            language.encode(self.probes, alphabet)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if data.vocabulary_size < 2 or (broken := language.violations(data)):
+            reason = "one letter alone has nothing to be told from" if data.vocabulary_size < 2 else broken[0]
+            raise ValueError(f"strings: expected data that are realizable (Assumptions 1 and 3); {reason}")
+        return self
 
 
 KINDS: dict[str, type[Settings]] = {"random_sentences": RandomSentences, "strings": Strings}

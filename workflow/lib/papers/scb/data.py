@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from workflow.lib.files import Arrays
-from workflow.lib.papers.scb.problem import Problem, stationary
+from workflow.lib.papers.scb.problem import Problem, draw_transition, stationary
 from workflow.lib.papers.scb.settings import Bigram
 from workflow.lib.plan.model import Experiment
 from workflow.lib.streams import Seed
@@ -18,18 +18,11 @@ def generate(experiment: Experiment[Bigram], seed: Seed) -> Arrays:
 
 def draw_problem(settings: Bigram, seed: Seed) -> Problem:
     """Draw P by its rule, and Q: positions without replacement, independently for every state."""
-    generator = seed.generator("transition")
-    while True:
-        if settings.transition is not None:
-            transition = np.asarray(settings.transition, dtype=np.float64)
-        else:
-            transition = generator.dirichlet([settings.transition_concentration] * settings.states, settings.states)
-        drawn = _with_attention(settings, transition, seed)
-        if settings.transition is not None or drawn.transition_correlation >= settings.minimum_correlation:
-            return drawn
-
-
-def _with_attention(settings: Bigram, transition: np.ndarray, seed: Seed) -> Problem:
+    if settings.transition is not None:
+        transition = np.asarray(settings.transition, dtype=np.float64)
+    else:
+        tries = 100 * settings.tries  # planning has found one in a hundredth of them
+        transition = draw_transition(*settings.drawn, seed.generator("transition"), tries)
     generator = seed.generator("attention")
     support = np.sort(
         [generator.choice(settings.positions, settings.support, replace=False) for _ in range(settings.states)]

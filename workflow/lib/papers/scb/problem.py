@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
 
 
@@ -29,6 +30,40 @@ def stationary(transition: object) -> np.ndarray:
         raise ValueError("expected one stationary distribution; found a chain with several parts that are never left")
     mu = np.where(np.abs(mu) < 1e-12, 0.0, mu)
     return np.asarray(mu / mu.sum())
+
+
+def draw_transition(
+    states: int, concentration: float, least: float, generator: np.random.Generator, tries: int
+) -> np.ndarray:
+    """A transition matrix whose rows are drawn from a symmetric Dirichlet distribution, shape (N, N).
+
+    Args:
+        states: N.
+        concentration: of the Dirichlet distribution.
+        least: the correlation K_P that it must reach. One whose mu has a zero, or is not the only one, is drawn again.
+        generator: of the random numbers.
+        tries: how many matrices are drawn at most.
+
+    Raises:
+        UserError: none of them will do.
+    """
+    largest = 0.0
+    for _ in range(tries):
+        transition = generator.dirichlet([concentration] * states, states)
+        try:
+            mu = stationary(transition)
+        except (ValueError, np.linalg.LinAlgError):  # several of them; numbers that are none
+            continue
+        if (mu > 0).all():
+            gap = transition - mu
+            correlation = float((mu * np.vecdot(gap, gap)).sum())
+            if correlation >= least:
+                return transition
+            largest = max(largest, correlation)
+    raise UserError(
+        f"minimum_correlation: expected about {largest:.3g} or less, the largest K_P of {tries} random matrices of "
+        f"{states} states with a transition_concentration of {concentration:g}; found {least:g}"
+    )
 
 
 # The arrays of a problem, as the data of a seed hold them.

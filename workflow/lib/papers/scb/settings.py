@@ -125,13 +125,26 @@ class Bigram(Settings):
             )
         if self.transition is not None and len(self.transition) != self.states:
             raise ValueError(f"transition: expected {self.states} rows (states), found {len(self.transition)}")
-        largest = 1 - 1 / self.states
-        if self.transition is None and self.minimum_correlation > 0.5 * largest:
-            raise ValueError(
-                f"minimum_correlation: expected at most {0.5 * largest:.3g}, because larger ones are hardly ever "
-                f"drawn; found {self.minimum_correlation}"
-            )
+        if self.transition is None:
+            import numpy as np
+
+            from workflow.lib.papers.scb.problem import draw_transition
+
+            try:
+                draw_transition(*self.drawn, np.random.default_rng(0), self.tries)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         return self
+
+    @property
+    def drawn(self) -> tuple[int, float, float]:
+        """What random transitions are drawn by: N, the concentration of their rows, and the least correlation."""
+        return self.states, self.transition_concentration, self.minimum_correlation
+
+    @property
+    def tries(self) -> int:
+        """How many random transitions planning draws at most: fewer large ones, which are more alike."""
+        return max(10, 2000 // self.states)
 
     def route(self, optimizer: Optimizer[RunOptions]) -> Literal["fast", "plain"]:
         """Fast for every rule: the compiled gradients are those of A (or its logits) and V as they are."""

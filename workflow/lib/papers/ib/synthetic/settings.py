@@ -57,8 +57,8 @@ class Sequences(Settings):
     tokens: Annotated[int, Field(ge=2, strict=True)]
     dimension: Count
     signals: Literal["orthogonal", "antipodal"]
-    signal_norm: Positive
-    noise_norm: Positive
+    signal_norm: Annotated[Positive, Field(ge=1e-30, le=1e30)]
+    noise_norm: Annotated[Positive, Field(ge=1e-30, le=1e30)]
     equal_scores: bool
     optimal_position: Place
     query_position: Place
@@ -70,6 +70,11 @@ class Sequences(Settings):
             place = getattr(self, name)
             if place != "random" and place > self.tokens:
                 raise ValueError(f"{name}: expected a place from 1 to tokens = {self.tokens}, found {place}")
+        if self.noise_norm < 1e-6 * self.signal_norm:
+            raise ValueError(
+                f"noise_norm: expected at least a millionth of signal_norm = {self.signal_norm:g}, because rounding "
+                f"hides smaller noise from the max-margin problem; found {self.noise_norm:g}"
+            )
         needed = self.samples * (self.tokens - 1) + 2
         if self.dimension < needed:
             raise ValueError(

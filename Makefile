@@ -15,11 +15,12 @@ figures: .venv/ready
 	@echo "file://$(CURDIR)/results/index.html"
 
 # Three processes: one for all that needs a whole run or another program, so that there is one of each; one for the
-# trial cluster, whose tests mostly wait, and then a part of the rest; one for the others.
-BESIDE_SLURM = tests/faults tests/papers
-SELECTED_whole = -m "whole and not slurm"
-SELECTED_slurm = -m "slurm or not whole" tests/slurm $(BESIDE_SLURM)
-SELECTED_parts = -m "not whole" $(patsubst %,--ignore=%,$(BESIDE_SLURM))
+# trial cluster, whose tests mostly wait, and then for the papers and what is tested in docstrings; one for the others.
+BESIDE_WHOLE = tests/slurm tests/papers workflow/lib
+OTHERS = tests $(patsubst %,--ignore=%,$(BESIDE_WHOLE))
+SELECTED_whole = -m whole $(OTHERS)
+SELECTED_slurm = $(BESIDE_WHOLE)
+SELECTED_parts = -m "not whole" $(OTHERS)
 test: .venv/ready
 	$(MAKE) --no-print-directory --jobs 3 --keep-going test-whole test-slurm test-parts
 

@@ -25,6 +25,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # As the jobs do that a test calls: with more threads torch adds in another order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Until all tests are collected: hardly anything of what is imported by then can go.
+gc.disable()
+
 ROOT = Path(__file__).parents[1]
 SNAKEFILE = Path("workflow", "Snakefile")
 
@@ -114,6 +117,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now, and every test, lives to the end: it is not looked through for cycles time and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

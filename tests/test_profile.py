@@ -7,12 +7,11 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SNAKEFILE, environment, snakemake
+from tests.conftest import ROOT, SNAKEFILE, python, snakemake
 
 PROFILE = (ROOT / SNAKEFILE).parent / "profiles" / "default"
 
@@ -31,8 +30,7 @@ rule occupy:
 def workstation(folder: Path, *arguments: str) -> int:
     (folder / "Snakefile").write_text(ONE_CARD)
     shutil.copytree(PROFILE, folder / "profiles" / "default")
-    command = [sys.executable, "-m", "snakemake", "--cores", "4", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(ROOT), capture_output=True).returncode
+    return python("snakemake", "--cores", "4", *arguments, cwd=folder).returncode
 
 
 @pytest.mark.parametrize(("bound", "fails"), [((), 0), (("--resources", "gpu=4"), 1)])
@@ -47,8 +45,7 @@ def test_a_round_looks_at_some_of_many_jobs_that_wait(tmp_path: Path) -> None:
         'rule all:\n    input: expand("{i}", i=range(101))\nrule one:\n    output: "{i}"\n    shell: "exit 1"\n'
     )
     shutil.copytree(PROFILE, tmp_path / "profiles" / "default")
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--verbose"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(ROOT), capture_output=True, text=True)
+    done = python("snakemake", "--cores", "1", "--verbose", cwd=tmp_path)
     assert "Ready subsampled jobs: 100 (out of 101)" in done.stderr
 
 
@@ -56,10 +53,9 @@ def test_a_round_looks_at_some_of_many_jobs_that_wait(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_snakemake_finds_workflow_and_profile(tmp_path: Path, where: str) -> None:
     named = [] if where == "in the project" else ["--snakefile", str(ROOT / SNAKEFILE)]
-    command = [sys.executable, "-m", "snakemake", "-n", *named, "results/ntp/figures/fig1.pdf"]
     folder = ROOT if where == "in the project" else tmp_path
-    more = ["--directory", str(tmp_path)]
-    done = subprocess.run([*command, *more], cwd=folder, env=environment(ROOT), capture_output=True, text=True)
+    target = "results/ntp/figures/fig1.pdf"
+    done = python("snakemake", "-n", *named, target, "--directory", str(tmp_path), cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Using workflow specific profile \S*workflow/profiles/default for", done.stderr)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
+import pytest
+from PIL import Image
+
 from tests.conftest import ROOT
-from workflow.lib import rooms, stages
+from workflow.lib import plotting, rooms, stages
 from workflow.lib.plan.model import Paper, block_seeds
 
 # By the name of a setting: its small value, where the experiment has that setting.
@@ -128,3 +133,28 @@ def draw(of: Paper, folder: Path, figure: str) -> Path:
     template = ROOT / "workflow" / "report" / of.name / f"{entry.drawing}.rst"
     stages.draw(of, figure, tables(of, folder, entry.experiments), template, named)
     return outputs["rst"]
+
+
+def quick_pictures(monkeypatch: pytest.MonkeyPatch, measured: bool = False) -> None:
+    """Of a picture what it takes without rendering: ticks, limits and their labels, once for both files; no pixels.
+
+    Titles stand where they are put: to look for their place, matplotlib measures every label twice.
+
+    Args:
+        monkeypatch: of the test.
+        measured: whether lines and texts are measured too.
+    """
+
+    def made(figure: matplotlib.figure.Figure, path: Any, format: str, **_: Any) -> None:
+        if format == "pdf":
+            figure.set_layout_engine("none")
+            for ax in figure.axes:
+                ax.set_title(ax.get_title(loc="left"), loc="left", y=1.0)
+                for axis in (ax.xaxis, ax.yaxis):
+                    axis.get_ticklabels()
+            if measured:
+                figure.draw_without_rendering()
+        Image.new("RGB", (40, 30)).save(path, format)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", made)
+    monkeypatch.setattr(plotting, "laid_out", contextlib.nullcontext)

@@ -27,11 +27,11 @@ def rounded(experiment: Experiment) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", rooms.papers())
 def test_seeds_per_job_changes_no_result(name: str, tmp_path: Path) -> None:
-    of = small.paper(name, seeds=3)
-    for seeds_per_job in (1, 3):
+    of = small.paper(name)
+    for seeds_per_job in (1, 2):
         assert list(small.run(of, tmp_path / str(seeds_per_job), seeds_per_job)) == list(of.experiments)
     for experiment in of.experiments.values():
-        alone, stacked = (read_traces(tmp_path / n / "metrics" / f"{experiment.name}.parquet") for n in "13")
+        alone, stacked = (read_traces(tmp_path / n / "metrics" / f"{experiment.name}.parquet") for n in "12")
         assert stacked.keys() == alone.keys()
         for label, trace in alone.items():
             curves = dict(stacked[label].items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import shutil
@@ -10,13 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.faults import small
-from workflow.lib import page, plotting, rooms, stages
+from workflow.lib import page, rooms, stages
 from workflow.lib.contract import Run
 from workflow.lib.errors import UserError
 from workflow.lib.plan.model import Experiment, Paper
@@ -32,25 +29,8 @@ ONE_STEP = {"steps_ov": 1, "steps_kq": 1, "epochs": 1, "iterations": 1, "boostin
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a picture what it takes without rendering: ticks, limits and their labels, once for both files; no pixels.
-
-    Where every optimizer goes wild, lines and texts are measured too, which costs three times as much. Titles stand
-    where they are put: to look for their place, matplotlib measures every label twice.
-    """
-
-    def made(figure: matplotlib.figure.Figure, path: Any, format: str, **_: Any) -> None:
-        if format == "pdf":
-            figure.set_layout_engine("none")
-            for ax in figure.axes:
-                ax.set_title(ax.get_title(loc="left"), loc="left", y=1.0)
-                for axis in (ax.xaxis, ax.yaxis):
-                    axis.get_ticklabels()
-            if request.node.originalname == "test_steps_that_leave_the_finite_numbers":
-                figure.draw_without_rendering()
-        Image.new("RGB", (40, 30)).save(path, format)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", made)
-    monkeypatch.setattr(plotting, "laid_out", contextlib.nullcontext)
+    """Where every optimizer goes wild, lines and texts are measured too, which costs three times as much."""
+    small.quick_pictures(monkeypatch, request.node.originalname == "test_steps_that_leave_the_finite_numbers")
 
 
 def shown(of: Paper, folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

@@ -258,14 +258,13 @@ def test_a_wrong_request_stops_before_anything_runs(
 
 @pytest.mark.slow
 def test_a_slip_in_a_yaml_file_is_told_with_its_line(tmp_path: Path) -> None:
+    """Of two slips the one that is read first: the configuration is, then a paper's own file."""
     project = copy_project(tmp_path / "project")
-    for name in ("config/config.yaml", "config/papers/ntp.yaml", "config/claims/ntp.yaml"):
+    for name in ("config/claims/ntp.yaml", "config/config.yaml"):
         path = project / name
-        before = path.read_text()
-        path.write_text(before + "\nslip: [1, 2\n")
+        path.write_text(path.read_text() + "\nslip: [1, 2\n")
         done = snakemake(project, "-n", project=project, check=False)
         assert_one_message(done, name.rpartition("/")[2], "is not valid YAML", "line")
-        path.write_text(before)
 
 
 @pytest.mark.slow

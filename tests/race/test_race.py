@@ -197,7 +197,6 @@ def test_one_more_optimizer_is_one_more_row(tmp_path: Path) -> None:
     snakemake(tmp_path, *small)
     first = standings.read(tmp_path / "results" / "race" / "race.csv")
     more = [*small, "--config", "race=[torch.optim.RMSprop]"]
-    assert job_counts(snakemake(tmp_path, *more, "--dry-run").stdout)["race_pair"] == 1
     (tmp_path / "results/race/runs/ntp_values/gd.json").unlink()
     assert job_counts(snakemake(tmp_path, *more, "--dry-run").stdout)["race_pair"] == 2
     snakemake(tmp_path, *more)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
+from tests.faults.small import quick_pictures
 from workflow.lib import rooms, stages
 from workflow.lib.papers.icl.prompts import metrics
 from workflow.lib.plan.model import block_name
@@ -80,10 +81,11 @@ def judge(folder, paper):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_samples():
-    """Of the sampling that checks the closed form of the loss; a default run takes all of it."""
+def _few_samples_and_no_pixels():
+    """Of the sampling that checks the closed form of the loss a part; a default run takes all of it, and renders."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(metrics, "RAW_SAMPLES", 2000)
+        quick_pictures(patched)
         yield
 
 
@@ -99,7 +101,6 @@ def test_short_runs_draw_every_figure_and_optimizer(short):
     assert set(rooms.figures("icl")) == set(paper.figures)
     for outputs in draw(folder, paper).values():
         assert len(pd.read_csv(outputs["csv"])) > 0
-        assert outputs["png"].stat().st_size > 10_000
         caption = outputs["caption"].read_text().split("Settings of")[0]
         assert not re.search(r"\bnan\b", caption)
         drawn = pd.read_csv(outputs["csv"])["series"].str.contains("mine").any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -588,7 +589,6 @@ def test_figures_record_what_they_draw(figure: str, short_paper: tuple[Metrics, 
     metrics, experiments = short_paper
     drawn_ones = rooms.load_paper("ib").figure(figure).experiments
     drawing = FIGURES[figure](metrics, *(experiments[name] for name in drawn_ones))
-    drawing.figure.canvas.draw()
     drawn = [line.get_ydata() for ax in drawing.figure.axes for line in ax.get_lines() if len(line.get_ydata())]
     assert sum(map(len, drawn)) == len(drawing.table)
     assert np.sort(np.concatenate(drawn)) == pytest.approx(np.sort(drawing.table["y"]), nan_ok=True)
@@ -605,32 +605,32 @@ def test_rates_have_a_column_for_each_experiment(short_paper: tuple[Metrics, dic
         assert list(drawing.facts["measured"]) == names
 
 
+@pytest.fixture(scope="module")
+def with_own_rules() -> Mapping[str, tuple[Experiment, Mapping[str, Trace]]]:
+    """Every experiment that is drawn, with two rules more, and what was measured of it."""
+    rules: dict[str, Any] = {"adam": {}, "mine": {"rule": "torch.optim.RMSprop"}}
+    own = {label: {**entry, "lr": 0.01, "iterations": 30} for label, entry in rules.items()}
+    changes = {"settings": {"samples": 6, "tokens": 4, "dimension": 20}, "optimizers": own, "seeds": 2}
+    names = {name for figure in FIGURES for name in rooms.load_paper("ib").figure(figure).experiments}
+    paper, found = rooms.load_paper("ib", {"experiments": dict.fromkeys(names, changes)}), {}
+    for name in sorted(names):
+        made = paper.experiment(name)
+        data, runs = data_of(made), {}
+        for label, rule in made.optimizers.items():
+            short = rule.model_copy(update={"options": rule.options.model_copy(update={"iterations": 30})})
+            runs[label] = train(made, short, data, Job())
+        found[name] = made, measure(made, data, runs)
+    return found
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.slow
-def test_rules_of_ones_own_are_drawn(figure: str) -> None:
+def test_rules_of_ones_own_are_drawn(
+    figure: str, with_own_rules: Mapping[str, tuple[Experiment, Mapping[str, Trace]]]
+) -> None:
     """Two rules more in every experiment: each is in the figure, or the caption says that it is not."""
-    mine: dict[str, Any] = {
-        "adam": {"lr": 0.01, "iterations": 30},
-        "mine": {"rule": "torch.optim.RMSprop", "lr": 0.01, "iterations": 30},
-    }
-    names = rooms.load_paper("ib").figure(figure).experiments
-    changes = {
-        name: {"settings": {"samples": 6, "tokens": 4, "dimension": 20}, "optimizers": mine, "seeds": 2}
-        for name in names
-    }
-    paper = rooms.load_paper("ib", {"experiments": changes})
-    tables = {}
-    for name in names:
-        made = paper.experiment(name)
-        short = {
-            label: rule.model_copy(update={"options": rule.options.model_copy(update={"iterations": 30})})
-            for label, rule in made.optimizers.items()
-        }
-        data = data_of(made)
-        runs = {label: train(made, rule, data, Job()) for label, rule in short.items()}
-        tables[name] = dict(measure(made, data, runs))
-    drawing = FIGURES[figure](Metrics(tables), *(paper.experiment(name) for name in names))
-    drawing.figure.canvas.draw()
+    found = [with_own_rules[name] for name in rooms.load_paper("ib").figure(figure).experiments]
+    drawing = FIGURES[figure](Metrics({made.name: traces for made, traces in found}), *(made for made, _ in found))
     series = set(drawing.table["series"])
     colours = [line.get_color() for line in drawing.figure.legends[0].get_lines()]
     if figure == "extra_rates":

@@ -95,7 +95,8 @@ def stages(of: Paper, experiment: str, label: str, inputs: Path) -> Iterator[Sta
     yield Stage(
         f"{of.name} measure",
         lambda at: named(
-            "measure", "--data", data, "--runs", runs, "--blocks", block, "--metrics", str(at / tables[0])
+            *("measure", "--data", str(inputs / "data" / experiment), "--runs", runs),
+            *("--seeds", block, "--block", str(found.seeds), "--metrics", str(at / tables[0])),
         ),
         tables,
     )

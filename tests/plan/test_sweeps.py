@@ -160,7 +160,7 @@ BAD = [
     (two_stage(sweep=[1]), ["two_stage.sweep", "in place of a value"]),
     (two_stage({"lengths": {"sweep": [[2], [3]]}}), ["settings.lengths.sweep", "[2]"]),
     (two_stage({"sentences": {"sweep": [10, 10_000_000]}}), ["two_stage_sentences10000000.settings", "10000000"]),
-    (two_stage({"steps_kq": {"sweep": [*range(1, 502)]}}), ["two_stage.settings", "at most 500", "501"]),
+    (two_stage({"steps_kq": {"sweep": [*range(1, 2002)]}}), ["two_stage.settings", "at most 2,000", "2,001"]),
     (
         two_stage({"steps_ov": {"sweep": [1, 2]}, "steps_kq": {"sweep": [1, 2]}}, {"lr": {"sweep": [1, 2]}}),
         ["optimizers.ngd", "at most two values", "steps_ov, steps_kq, lr"],

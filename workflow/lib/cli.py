@@ -19,7 +19,7 @@ from workflow.lib import costs, datasets, rooms, stages, startup
 from workflow.lib.errors import UserError, from_os_error
 from workflow.lib.files import write_text
 from workflow.lib.plan import jobs
-from workflow.lib.plan.model import Experiment, Paper, block_seeds
+from workflow.lib.plan.model import Experiment, Paper, block_seeds, blocks
 from workflow.lib.plan.reading import ROOT, read_yaml, shipped
 
 _OUT_OF_MEMORY = "out of memory: choose a smaller setting or fewer seeds_per_job, or a machine with more memory."
@@ -80,7 +80,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    stages.measure(_experiment(options), options.data, options.runs, options.blocks, options.metrics)
+    names = blocks(len(block_seeds(options.seeds)), options.block)
+    data = [options.data / f"{name}.npz" for name in names]
+    stages.measure(_experiment(options), data, options.runs, names, options.metrics)
 
 
 def _points(options: argparse.Namespace) -> None:
@@ -95,7 +97,7 @@ def _draw(options: argparse.Namespace) -> None:
     stages.draw(
         paper,
         options.figure,
-        dict(zip(figure.experiments, _as_many(options.metrics, figure.experiments), strict=True)),
+        _tables(options.metrics, figure.experiments),
         options.template or rooms.caption(paper.name, figure.drawing),
         {kind: path for kind in _DRAWN if (path := getattr(options, kind))},
     )
@@ -103,8 +105,7 @@ def _draw(options: argparse.Namespace) -> None:
 
 def _judge(options: argparse.Namespace) -> None:
     paper = _paper(options)
-    tables = dict(zip(paper.experiments, _as_many(options.metrics, paper.experiments), strict=True))
-    stages.judge(paper, tables, options.claims, options.markdown)
+    stages.judge(paper, _tables(options.metrics, paper.experiments), options.claims, options.markdown)
 
 
 def _gather(options: argparse.Namespace) -> None:
@@ -193,10 +194,9 @@ def _experiment(options: argparse.Namespace) -> Experiment:
     return found.model_copy(update={"folders": datasets.read_manifests(getattr(options, "datasets", ()))})
 
 
-def _as_many(paths: Sequence[Path], names: Collection[str]) -> Sequence[Path]:
-    if len(paths) != len(names):
-        raise UserError(f"--metrics: expected one table for each of {', '.join(names)}; found {len(paths)}")
-    return paths
+def _tables(folder: Path, experiments: Collection[str]) -> dict[str, Path]:
+    """The metric table of each experiment."""
+    return {name: folder / f"{name}.parquet" for name in experiments}
 
 
 def _use_threads(count: int) -> None:
@@ -264,9 +264,10 @@ def _parser() -> argparse.ArgumentParser:
 
     measured = stage("measure", _measure, "measure the finished runs of an experiment")
     one_experiment(measured)
-    measured.add_argument("--data", type=Path, nargs="+", required=True, metavar="NPZ", help="data of all blocks")
+    measured.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds {block}.npz")
     measured.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help="holds {optimizer}/{block}.*")
-    measured.add_argument("--blocks", nargs="+", required=True, help="names of the blocks, such as 0-9")
+    measured.add_argument("--seeds", required=True, help="all of them, such as 0-99")
+    measured.add_argument("--block", type=int, default=10, help="how many seeds a block has; default: 10")
     measured.add_argument("--metrics", type=Path, required=True, metavar="PARQUET", help="table to write")
 
     listed = stage("points", _points, "list the points that a sweep's figure draws, with their values")
@@ -279,14 +280,14 @@ def _parser() -> argparse.ArgumentParser:
     drawn = stage("draw", _draw, "draw one figure")
     one_paper(drawn)
     drawn.add_argument("--figure", required=True, help="name under 'figures' of the paper's YAML")
-    drawn.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="PARQUET", help="one per experiment")
+    drawn.add_argument("--metrics", type=Path, required=True, metavar="FOLDER", help="holds {experiment}.parquet")
     drawn.add_argument("--template", type=Path, metavar="RST", help="caption text; default: the paper's own")
     for kind in _DRAWN:
         drawn.add_argument(f"--{kind}", type=Path, required=kind != "description", help="file to write")
 
     judged = stage("judge", _judge, "hold a paper's claims against their bands")
     one_paper(judged)
-    judged.add_argument("--metrics", type=Path, nargs="+", required=True, metavar="PARQUET", help="one per experiment")
+    judged.add_argument("--metrics", type=Path, required=True, metavar="FOLDER", help="holds {experiment}.parquet")
     judged.add_argument("--claims", type=Path, required=True, metavar="CSV", help="table to write")
     judged.add_argument("--markdown", type=Path, metavar="MD", help="the same to write for reading")
 

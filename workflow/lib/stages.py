@@ -113,8 +113,6 @@ def measure(experiment: Experiment, data: Sequence[Path], folder: Path, blocks: 
     measuring = rooms.measure(experiment)
     costs.work_begins()
     seeds = [block_seeds(block) for block in blocks]
-    if len(data) != len(blocks):
-        raise UserError(f"--data: expected one file for each of the blocks {', '.join(blocks)}; found {len(data)}")
     joined: dict[int, Arrays] = {}
     for path, numbers in zip(data, seeds, strict=True):
         joined.update(read_arrays(path, identity.of_data(experiment, numbers)))

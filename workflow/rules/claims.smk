@@ -20,11 +20,12 @@ rule judge:
         python=python,
         plan=handed(jobs.for_claims),
         code=claims_code,
+        metrics=metrics_folder,
     shell:
         "{params.python} -m workflow.lib judge"
         " --paper {wildcards.paper}"
         " --plan {params.plan:q}"
-        " --metrics {input.metrics:q}"
+        " --metrics {params.metrics:q}"
         " --claims {output.claims:q}"
         " --markdown {output.markdown:q}"
         " 2>&1 | tee {log:q}"

@@ -10,7 +10,7 @@ from workflow.lib import optim, places, rooms
 from workflow.lib.errors import exit_on_user_error
 from workflow.lib.files import readable
 from workflow.lib.plan import jobs
-from workflow.lib.plan.model import GENERAL, block_seeds
+from workflow.lib.plan.model import GENERAL, block_name, block_seeds
 from workflow.lib.sources import modules
 
 if plan.container:
@@ -142,6 +142,26 @@ def metric_tables(wildcards):
             else paper.claimed
         )
     return [f"results/{wildcards.paper}/metrics/{name}.parquet" for name in names]
+
+
+def all_seeds(wildcards):
+    """All seeds of an experiment, as a block is called."""
+    return block_name(0, planned(wildcards).seeds - 1)
+
+
+def block_size(wildcards):
+    """How many seeds a block has."""
+    return plan.seeds_per_job or planned(wildcards).seeds_per_job
+
+
+def data_folder(wildcards, input):
+    """The folder with the data of all blocks: a command does not grow with their number."""
+    return os.path.dirname(input.data[0])
+
+
+def metrics_folder(wildcards, input):
+    """The folder with the metric tables of a paper, or of nothing where it has no experiments."""
+    return os.path.dirname(next(iter(input.metrics), ""))
 
 
 def run_folder(wildcards, input):

@@ -33,12 +33,13 @@ rule draw:
         python=python,
         plan=handed(jobs.for_figure, "figure"),
         code=figures_code,
+        metrics=metrics_folder,
     shell:
         "{params.python} -m workflow.lib draw"
         " --paper {wildcards.paper}"
         " --figure {wildcards.figure}"
         " --plan {params.plan:q}"
-        " --metrics {input.metrics:q}"
+        " --metrics {params.metrics:q}"
         " --pdf {output.pdf:q}"
         " --png {output.png:q}"
         " --csv {output.csv:q}"

@@ -20,16 +20,19 @@ rule measure:
         python=python,
         plan=handed(jobs.for_metrics),
         code=metrics_code,
+        data=data_folder,
         runs=run_folder,
-        blocks=blocks,
+        seeds=all_seeds,
+        block=block_size,
     shell:
         "{params.python} -m workflow.lib measure"
         " --paper {wildcards.paper}"
         " --experiment {wildcards.experiment}"
         " --plan {params.plan:q}"
-        " --data {input.data:q}"
+        " --data {params.data:q}"
         " --runs {params.runs:q}"
-        " --blocks {params.blocks}"
+        " --seeds {params.seeds}"
+        " --block {params.block}"
         " --metrics {output.metrics:q}"
         " 2>&1 | tee {log:q}"
 

@@ -220,9 +220,7 @@ class Experiment(Model, Generic[S, O]):
 
     def blocks(self, size: int | None = None) -> list[str]:
         """The seeds in blocks of at most `size` (the experiment's own by default): `0-9`, `10-19`, or `3` alone."""
-        size = size or self.seeds_per_job
-        starts = range(0, self.seeds, size)
-        return [block_name(start, min(start + size, self.seeds) - 1) for start in starts]
+        return blocks(self.seeds, size or self.seeds_per_job)
 
 
 def _check_start(label: str, optimizers: Mapping[str, Optimizer], settings: Settings, where: str) -> None:
@@ -275,6 +273,15 @@ def _check_points(sweep: Sweep, optimizers: Mapping[str, Optimizer], settings: S
                 f"{where}.optimizers.{sweep.entry}: cannot be swept, because its runs are the start of others and do "
                 "not record the objective; sweep those that go on from it"
             )
+
+
+def blocks(seeds: int, size: int) -> list[str]:
+    """The names of the blocks of at most `size` that hold so many seeds.
+
+    >>> blocks(25, 10)
+    ['0-9', '10-19', '20-24']
+    """
+    return [block_name(start, min(start + size, seeds) - 1) for start in range(0, seeds, size)]
 
 
 def block_name(first: int, last: int) -> str:

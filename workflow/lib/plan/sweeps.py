@@ -25,7 +25,7 @@ from workflow.lib.plan.evidence import Model, Setting
 
 # Points of a sweep; and of its settings alone, where each is an experiment with jobs and files of its own.
 MOST = 10_000
-MOST_EXPERIMENTS = 500
+MOST_EXPERIMENTS = 2_000
 _FIXED = {
     "rule": "give each rule an entry of its own",
     "start_from": "give each start an entry of its own",
@@ -310,7 +310,7 @@ def _axes(section: Mapping[str, Any], where: str) -> tuple[list[_Axis], dict[str
     count = math.prod(len(axis.points) for axis in axes)
     if count > MOST_EXPERIMENTS:
         raise UserError(
-            f"{where}.settings: expected a sweep of at most {MOST_EXPERIMENTS} points, each of which is an experiment "
+            f"{where}.settings: expected a sweep of at most {MOST_EXPERIMENTS:,} points, each an experiment "
             f"with data of its own; found {count:,}"
         )
     for entry, own in [("", []), *entries.items()]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from tests.benchmarks import Benchmark, cpu_seconds
+from tests.benchmarks._roofline import Work
 from tests.reference import ib_synthetic as plain
 from workflow.lib import rooms
 from workflow.lib.papers.ib.synthetic.data import generate
-from workflow.lib.papers.ib.synthetic.training import descend, layer_of
+from workflow.lib.papers.ib.synthetic.training import descend, parameters_of
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
 
@@ -22,12 +23,13 @@ SEEDS = 5
 def stacked(experiment: Experiment, optimizer: str, steps: int) -> Callable[[], object]:
     """All seeds together for some steps; the spans are found before."""
     sets = [generate(experiment, experiment.seed(seed)) for seed in range(SEEDS)]
-    layer = layer_of(experiment, experiment.optimizers[optimizer], sets)
+    parameters = parameters_of(experiment, experiment.optimizers[optimizer], sets)
+    descend(parameters, experiment.optimizers[optimizer], np.array([0, 1]))  # compiles
 
     def run() -> None:
-        for tensor in layer.parameters.tensors.values():
-            tensor.zero_()
-        descend(layer, experiment.optimizers[optimizer], np.array([0, steps]))
+        for value in parameters.values.values():
+            value[:] = 0
+        descend(parameters, experiment.optimizers[optimizer], np.array([0, steps]))
 
     return run
 
@@ -40,8 +42,8 @@ def dense(experiment: Experiment, rule: plain.Rule, steps: int, product: plain.P
 
 
 RULES = {
-    "orthogonal": {"gd": (plain.gd(1.0), 80), "ngd": (plain.ngd(0.5), 75), "polyak": (plain.polyak(2.0), 52)},
-    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 25), "gd": (plain.gd(0.5), 29)},
+    "orthogonal": {"gd": (plain.gd(1.0), 130), "ngd": (plain.ngd(0.5), 130), "polyak": (plain.polyak(2.0), 130)},
+    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 60), "gd": (plain.gd(0.5), 60)},
 }  # the twin's rule, and the floor
 
 
@@ -49,16 +51,26 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
     paper = rooms.load_paper("ib")
     for name in RULES:
         experiment = paper.experiment(name)
-        steps = 100 if quick else 400
+        steps, plain_steps = 1000, 50 if quick else 200
         for optimizer, (rule, floor) in RULES[name].items():
             yield Benchmark(
-                f"ib {name}, {optimizer}, {steps} steps, per seed of {SEEDS}",
-                plain=dense(experiment, rule, steps, plain.logits),
+                f"ib {name}, {optimizer}, per 1000 steps and seed of {SEEDS}",
+                plain=dense(experiment, rule, plain_steps, plain.logits),
                 fast=stacked(experiment, optimizer, steps),
                 floor=floor,
-                fast_units=SEEDS,
+                plain_units=plain_steps / 1000,
+                fast_units=SEEDS * steps / 1000,
+                work=work_of_a_step(experiment).times(1000),
             )
     yield on_the_matrix(paper.experiment("orthogonal"), 20 if quick else 100)
+
+
+def work_of_a_step(experiment: Experiment) -> Work:
+    """Of one run: its triangles of coordinates are read twice, each entry for two multiplications and two additions."""
+    samples, tokens = experiment.settings.samples, experiment.settings.tokens
+    joint = experiment.kind == "joint"
+    entries = sum((rows * (i + 1)) * rows for rows in (tokens - 1, tokens * joint) for i in range(samples))
+    return Work({torch.float64: 4 * entries}, 2 * 8 * entries, 8 * entries)
 
 
 def on_the_matrix(experiment: Experiment, steps: int) -> Benchmark:
@@ -75,12 +87,19 @@ def on_the_matrix(experiment: Experiment, steps: int) -> Benchmark:
             rule.step()
 
     several = experiment.model_copy(update={"optimizers": {"adam": adam}})
+    fast = stacked(several, "adam", steps)
+    entries, samples = len(data["decoder"]) ** 2, experiment.settings.samples
+    torch_s = Work.of(fast).times(1000 / SEEDS / steps)
+    # Two products with W's queries; W is read, and its gradient written.
+    products = Work({torch.float64: 4 * samples * entries}, 2 * 8 * entries, 0).times(1000)
     return Benchmark(
-        f"ib {experiment.name}, adam on W, {steps} steps, per seed of {SEEDS}",
+        f"ib {experiment.name}, adam on W, per 1000 steps and seed of {SEEDS}",
         plain=dense_adam,
-        fast=stacked(several, "adam", steps),
+        fast=fast,
         floor=1.5,
-        fast_units=SEEDS,
+        plain_units=steps / 1000,
+        fast_units=SEEDS * steps / 1000,
+        work=torch_s._replace(flop=products.flop, moved=torch_s.moved + products.moved),
     )
 
 

@@ -17,12 +17,12 @@ import torch
 
 from tests.conftest import ROOT, environment
 from tests.reference import scb as plain
-from workflow.lib import optim, rooms
+from workflow.lib import compiling, optim, rooms
 from workflow.lib.contract import Job, Run
 from workflow.lib.errors import UserError
 from workflow.lib.files import Arrays
 from workflow.lib.optim.preconditioned_prox import proximal_step
-from workflow.lib.papers.scb import checks, compiling, kernels, problem
+from workflow.lib.papers.scb import checks, kernels, problem
 from workflow.lib.papers.scb.data import draw_problem, generate
 from workflow.lib.papers.scb.descent import Batches
 from workflow.lib.papers.scb.metrics import measure

@@ -191,8 +191,8 @@ def tiny_run(claim: str, paper: Paper) -> bool:
 
 def test_a_scaled_gradient_is_caught(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny_run("ib.core.grad_exact", paper)
-    true = SpanParameters.gradients
-    monkeypatch.setattr(SpanParameters, "gradients", lambda self, run: [g * 1.001 for g in true(self, run)])
+    true = SpanParameters.gradient
+    monkeypatch.setattr(SpanParameters, "gradient", lambda self, run: [g * 1.001 for g in true(self, run)])
     assert not tiny_run("ib.core.grad_exact", paper)
 
 

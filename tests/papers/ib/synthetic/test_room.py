@@ -21,13 +21,21 @@ from workflow.lib.max_margin import max_margin
 from workflow.lib.optim.traits import Traits
 from workflow.lib.page.texts import caption
 from workflow.lib.papers.ib.synthetic import rates
+from workflow.lib.papers.ib.synthetic.along import along
 from workflow.lib.papers.ib.synthetic.claims import CLAIMS, below_gd
 from workflow.lib.papers.ib.synthetic.data import generate
 from workflow.lib.papers.ib.synthetic.figures import FIGURES
 from workflow.lib.papers.ib.synthetic.metrics import decoder_constraints, least_distance, measure, misalignment
 from workflow.lib.papers.ib.synthetic.settings import arrays_of
 from workflow.lib.papers.ib.synthetic.span import DecoderSpan, KeyQuerySpan, others
-from workflow.lib.papers.ib.synthetic.training import initial, recorded_steps, train
+from workflow.lib.papers.ib.synthetic.training import (
+    by_torch,
+    descend,
+    initial,
+    parameters_of,
+    recorded_steps,
+    train,
+)
 from workflow.lib.plan import matrix
 from workflow.lib.plan.model import Experiment
 from workflow.lib.plotting import GREY
@@ -197,6 +205,45 @@ def test_dense_key_query_and_decoder_equal_the_twins(rule: str) -> None:
     assert found.trace["gap"].final()[1] == pytest.approx(
         plain.loss(key_query, decoder, plain.tensors(data[1])).item(), rel=1e-8
     )
+
+
+# ---- compiled steps ----
+
+COMPILED = {
+    **{label: given for label, (given, _) in JOINT_RULES.items()},
+    "per_tensor": {"rule": "ngd", "lr": 0.5, "norm": "per_tensor"},
+    "together": {"rule": "ngd", "lr": 0.5, "norm": "per_group"},
+    "half_polyak": {"rule": "polyak", "lr": 0.5},
+}
+
+
+@pytest.mark.parametrize("label", COMPILED)
+@pytest.mark.parametrize("kind", ["fixed_decoder", "joint"])
+def test_compiled_steps_are_those_of_torch(kind: str, label: str) -> None:
+    given = {key: value for key, value in COMPILED[label].items() if kind == "joint" or key != "groups"}
+    made = experiment(kind, {**TINY, "initial_norm": 5}, **{label: {**given, "iterations": 150}})
+    optimizer, data = made.optimizers[label], data_of(made)
+    parameters = parameters_of(made, optimizer, list(data.values()))
+    assert along(optimizer, kind == "joint") is not None
+    for run, arrays in enumerate(data.values()):
+        parameters.put(run, initial(arrays, 5, made.seed(run)), arrays["decoder"] if kind == "joint" else None)
+    start = {name: value.copy() for name, value in parameters.values.items()}
+    descend(parameters, optimizer, np.array([0, 1, 150]))
+    found = {name: value.copy() for name, value in parameters.values.items()}
+    for name, value in start.items():
+        parameters.values[name][:] = value
+    by_torch(parameters, optimizer)(0, 150)
+    for name, value in parameters.values.items():
+        assert np.linalg.norm(value - start[name]) > 0.1
+        assert found[name] == pytest.approx(value, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["fixed_decoder", "joint"])
+def test_a_run_is_the_same_to_the_last_bit_in_any_block(kind: str) -> None:
+    made = experiment(kind, TINY, ngd={"lr": 0.5, "iterations": 100})
+    block, alone = run(made, "ngd"), run(made, "ngd", range(1, 2))
+    assert all(np.array_equal(block.parameters[name][1], alone.parameters[name][0]) for name in alone.parameters)
+    assert all(np.array_equal(block.trace[name].values[1], alone.trace[name].values[0]) for name in ("gap", "loss"))
 
 
 # ---- rules that do not commute with rotations: on W itself ----

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from workflow.lib.papers.scb.compiling import compiled, part
+from workflow.lib.compiling import compiled, part
 
 LANES = 16
 _PER_WORD = 4  # tokens from one 64-bit word

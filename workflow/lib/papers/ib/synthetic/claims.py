@@ -67,7 +67,7 @@ def _joined(values: list[np.ndarray], metric: str) -> np.ndarray:
 
 @CLAIMS("ib.core.grad_exact")
 def gradient_exact(metrics: Metrics, experiments: Experiments) -> np.ndarray:
-    """Relative error of the gradients in W and u against automatic differentiation, every run of every experiment."""
+    """Relative error of the gradients in W and u against complex steps of the loss, every run of every experiment."""
     return _of_all_runs("gradient_error", metrics, experiments)
 
 

@@ -1,8 +1,4 @@
-"""Loss and slopes of one self-attention layer, stacked over runs, from the features of its `parameters`.
-
-Nothing is formed by subtracting nearly equal numbers: late in training attention on the optimal token differs
-from 1, and the loss from its floor, by as little as 1e-200 (docs/papers/ib.md, section 4.2).
-"""
+"""What one self-attention layer makes of its samples, and its loss, for several runs (docs/papers/ib.md, section 4)."""
 
 from __future__ import annotations
 
@@ -10,103 +6,72 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from workflow.lib.files import Arrays
-from workflow.lib.papers.ib.synthetic.parameters import Parameters
 from workflow.lib.papers.ib.synthetic.span import others
 
 
 class Layer(ABC):
-    """Phi(W, u; X) = u^T X^T softmax(X W q) on the data of several runs; arrays of tokens have the shape (runs, T, n).
+    """Phi(W, u; X) = u^T X^T softmax(X W q) on the data of several runs, as `Parameters.evaluate` found it last.
 
-    `evaluate` sets the gradients of the parameters; `gap` and `distraction` then speak of the same point.
+    The loops of `kernels` write it. Of every sample the optimal token comes first.
+
+    Attributes:
+        scores: how far the tokens score behind `best`, shape (runs, n, T).
+        best: shape (runs, n).
+        attention: shape (runs, n, T).
+        output: best - y Phi, the mean of the scores under the attention, shape (runs, n).
     """
 
-    _attention: torch.Tensor
-
-    def __init__(self, parameters: Parameters) -> None:
-        self.parameters = parameters
-
-    def evaluate(self) -> None:
-        """Compute everything at the present parameters, gradients included."""
-        self.parameters.map()
-        self._evaluate()
-        self.parameters.pull_back()
+    def __init__(self, best: np.ndarray, scores: np.ndarray) -> None:
+        self.best, self.scores = best, scores
+        self.attention, self.output = np.zeros_like(scores), np.zeros_like(best)
 
     @abstractmethod
-    def _evaluate(self) -> None:
-        """From the features to `slopes`, n times the derivative of the loss in each of them."""
-
-    @abstractmethod
-    def gap(self) -> torch.Tensor:
+    def gap(self) -> np.ndarray:
         """Loss minus its infimum over what is trained, shape (runs,)."""
 
     @abstractmethod
-    def loss(self) -> torch.Tensor:
+    def loss(self) -> np.ndarray:
         """The loss itself, shape (runs,)."""
 
-    def distraction(self) -> torch.Tensor:
+    def distraction(self) -> np.ndarray:
         """Attention on all but the optimal token, 1 - p_opt, mean over the samples, shape (runs,)."""
-        return self._attention[:, 1:].sum(1).mean(-1)
+        return np.asarray(self.attention[:, :, 1:].sum(2).mean(1))
 
 
 class FixedDecoderLayer(Layer):
-    """The layer with W trained and u fixed.
+    """The layer with W trained and u fixed: the optimal tokens' scores are the best that can be had.
 
-    With margins m_t of the non-optimal tokens, p = softmax(0, -m), score differences D_t = gamma_opt - gamma_t and
-    delta = sum_t p_t D_t, a sample's margin is y Phi = gamma_opt - delta, its loss exceeds the floor by
-    log1p(sigmoid(-gamma_opt) expm1(delta)), and dL/dlogit_t = (1/n) sigmoid(delta - gamma_opt) p_t (D_t - delta).
+    With score differences D_t = gamma_opt - gamma_t and delta = sum_t p_t D_t, a sample's margin is
+    y Phi = gamma_opt - delta, and its loss exceeds the floor by log1p(sigmoid(-gamma_opt) expm1(delta)).
     """
 
-    def __init__(self, data: Sequence[Arrays], parameters: Parameters) -> None:
-        """Take the data sets of the runs (arrays of `data.sequences`), all of one size, with what is trained."""
-        super().__init__(parameters)
-        shape = (len(data), parameters.length, parameters.samples)
-        self._logits, self._logit_slopes = (t.view(shape) for t in (parameters.features, parameters.slopes))
+    def __init__(self, data: Sequence[Arrays]) -> None:
+        """Take the data sets of the runs (arrays of `data.sequences`), all of one size."""
         best, behind = zip(*(_scores(arrays) for arrays in data), strict=True)
-        self._best = torch.from_numpy(np.stack(best))[:, None]
-        self._behind = torch.from_numpy(np.stack(behind).swapaxes(1, 2).copy())
-        self._floor_slope = torch.sigmoid(-self._best)
+        super().__init__(np.stack(best), np.stack(behind))
 
-    def _evaluate(self) -> None:
-        self._attention = torch.softmax(self._logits, 1)
-        self._delta = (self._attention * self._behind).sum(1, keepdim=True)
-        slopes = torch.sub(self._behind, self._delta, out=self._logit_slopes)
-        slopes.mul_(self._attention).mul_(torch.sigmoid(self._delta - self._best))
+    def gap(self) -> np.ndarray:  # noqa: D102
+        return np.log1p(np.expm1(self.output) / (1 + np.exp(self.best))).mean(1)
 
-    def gap(self) -> torch.Tensor:  # noqa: D102
-        return torch.log1p(self._floor_slope * torch.expm1(self._delta)).mean((1, 2))
-
-    def loss(self) -> torch.Tensor:  # noqa: D102
-        outputs = (self._attention * (self._best - self._behind)).sum(1)
-        return torch.nn.functional.softplus(-outputs).mean(-1)
+    def loss(self) -> np.ndarray:  # noqa: D102
+        outputs = (self.attention * (self.best[:, :, None] - self.scores)).sum(2)
+        return np.logaddexp(0.0, -outputs).mean(1)
 
 
 class JointLayer(Layer):
-    """The layer with W and u trained together; the infimum of the loss is 0.
+    """The layer with W and u trained together, whose loss has the infimum 0: scores are -y u^T x_t, behind 0."""
 
-    With scores -gamma_t = -y u^T x_t, -Phi = -sum_t p_t gamma_t and s = sigmoid(-Phi):
-    dL/d(-gamma_t) = (1/n) s p_t and dL/dlogit_t = (1/n) s p_t (Phi - gamma_t).
-    """
+    def __init__(self, data: Sequence[Arrays]) -> None:
+        """Take the data sets of the runs (arrays of `data.sequences`), all of one size."""
+        samples, length, _ = data[0]["tokens"].shape
+        super().__init__(np.zeros((len(data), samples)), np.zeros((len(data), samples, length)))
 
-    def __init__(self, parameters: Parameters) -> None:
-        super().__init__(parameters)
-        shape = (-1, 2, parameters.length, parameters.samples)
-        self._logits, self._scores = parameters.features.view(shape).unbind(1)
-        self._logit_slopes, self._score_slopes = parameters.slopes.view(shape).unbind(1)
+    def gap(self) -> np.ndarray:  # noqa: D102
+        return np.logaddexp(0.0, self.output).mean(1)
 
-    def _evaluate(self) -> None:
-        self._attention = torch.softmax(self._logits, 1)
-        self._output = (self._attention * self._scores).sum(1, keepdim=True)
-        torch.mul(self._attention, torch.sigmoid(self._output), out=self._score_slopes)
-        torch.sub(self._scores, self._output, out=self._logit_slopes).mul_(self._score_slopes)
-
-    def gap(self) -> torch.Tensor:  # noqa: D102
-        # Above the threshold torch takes softplus(x) = x: exact there in float64.
-        return torch.nn.functional.softplus(self._output, threshold=40.0).mean((1, 2))
-
-    def loss(self) -> torch.Tensor:  # noqa: D102
+    def loss(self) -> np.ndarray:  # noqa: D102
         return self.gap()
 
 

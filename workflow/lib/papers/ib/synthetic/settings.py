@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from workflow.lib.number_types import Count, NonNegative, Positive
 from workflow.lib.plan.optimizer import Optimizer, Options
-from workflow.lib.plan.settings import Settings, Side
+from workflow.lib.plan.settings import Needs, Settings, Side
 
 # A token's place in its sequence, counted from 1 as in the paper, or "random": any place, drawn per sequence.
 Place = Annotated[Literal["random"] | Annotated[int, Field(ge=1, strict=True)], Field(union_mode="left_to_right")]
@@ -82,6 +82,10 @@ class Sequences(Settings):
                 "noise tokens and signals are linearly independent and the max-margin problem has a solution"
             )
         return self
+
+    def needs(self) -> Needs:
+        """What a training job asks of the machine: half of it for torch, which the rules of `along` do without."""
+        return Needs(mem_mb=380)
 
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings of this experiment by the index of their metrics: one, without an index."""

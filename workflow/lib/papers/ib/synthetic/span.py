@@ -6,6 +6,9 @@ w of m numbers, every margin is linear in w, norms and inner products are those 
 rule that commutes with rotations takes the same steps as on W itself, for m^2 instead of n d^2 operations. What a
 random W_0 has outside the span never changes: only its norm is needed. The same holds for u in the span of the tokens.
 
+The bases are those of Gram and Schmidt: the k-th matrix, or token, has no coordinates beyond the k-th, which halves
+what a step reads.
+
 Other rules move W out of the span. They are trained on W itself; what is kept of a step is W's part in the span, which
 is all that alignments need, and the norm of the rest.
 """
@@ -39,8 +42,7 @@ class KeyQuerySpan:
     def of(cls, data: Arrays) -> KeyQuerySpan:
         """The span for one data set (arrays of `data.sequences`).
 
-        Its Gram matrix <A_k, A_l> = <a_k, a_l> <q_k, q_l> = V diag(s) V^T gives margins = V diag(s)^(1/2).
-        Directions that rounding cannot tell from dependent ones get coordinates 0.
+        Its Gram matrix <A_k, A_l> = <a_k, a_l> <q_k, q_l> = L L^T gives margins = L.
         """
         tokens, rows = data["tokens"], np.arange(data["tokens"].shape[0])
         ordered = optimal_first(data)
@@ -48,12 +50,7 @@ class KeyQuerySpan:
         queries = tokens[rows, data["query"]]
         flat = differences.reshape(-1, tokens.shape[2])
         same = np.repeat(queries, tokens.shape[1] - 1, axis=0)
-        gram = (flat @ flat.T) * (same @ same.T)
-        squares, vectors = np.linalg.eigh(gram)
-        kept = squares > 1e-12 * squares[-1]
-        lengths = np.sqrt(np.where(kept, squares, 0.0))
-        combine = vectors * np.where(kept, 1 / np.where(kept, lengths, 1.0), 0.0)
-        return cls(differences, queries, vectors * lengths, combine)
+        return cls(differences, queries, *_roots((flat @ flat.T) * (same @ same.T)))
 
     def coordinates(self, matrix: np.ndarray) -> np.ndarray:
         """Coordinates of the part of a matrix (d, d) that lies in the span, shape (m,)."""
@@ -92,8 +89,8 @@ class DecoderSpan:
     def of(cls, data: Arrays) -> DecoderSpan:
         """The span for one data set (arrays of `data.sequences`)."""
         tokens = data["tokens"]
-        left, lengths, basis = np.linalg.svd(optimal_first(data).reshape(-1, tokens.shape[2]), full_matrices=False)
-        return cls((left * lengths).reshape(*tokens.shape[:2], -1), basis)
+        basis, coordinates = np.linalg.qr(optimal_first(data).reshape(-1, tokens.shape[2]).T)
+        return cls(coordinates.T.reshape(*tokens.shape[:2], -1), basis.T)
 
     def dense(self, coordinates: np.ndarray) -> np.ndarray:
         """The decoder (d,) with these coordinates (r,)."""
@@ -103,6 +100,24 @@ class DecoderSpan:
         """Coordinates of a decoder (d,), shape (r,), and the norm of its part outside the span."""
         inside = self.basis @ vector
         return inside, float(np.linalg.norm(vector - self.dense(inside)))
+
+
+def _roots(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R with R R^T = gram, and the transposed inverse of R; both of the shape of gram.
+
+    R is lower triangular, except where rounding cannot tell some directions from dependent ones, which then get
+    coordinates 0: gram = V diag(s) V^T gives R = V diag(s)^(1/2).
+    """
+    try:
+        root = np.linalg.cholesky(gram)
+        if root.diagonal().min() ** 2 > 1e-12 * gram.diagonal().max():
+            return root, np.linalg.inv(root).T
+    except np.linalg.LinAlgError:
+        pass
+    squares, vectors = np.linalg.eigh(gram)
+    kept = squares > 1e-12 * squares[-1]
+    lengths = np.sqrt(np.where(kept, squares, 0.0))
+    return vectors * lengths, vectors * np.where(kept, 1 / np.where(kept, lengths, 1.0), 0.0)
 
 
 def optimal_first(data: Arrays) -> np.ndarray:

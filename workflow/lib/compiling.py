@@ -1,4 +1,4 @@
-"""How the loops of `kernels` are compiled, cached, and loaded again without what only compiling needs."""
+"""How the loops of a room's `kernels` are compiled, cached, and loaded again without what only compiling needs."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class _Cache(FunctionCache):
 def _without_scipy() -> None:
     """Let numba load its matrix routines without scipy, whose import takes longer than a training here.
 
-    numba looks for scipy's BLAS when it loads them, and does without it where there is none; the loops below
-    multiply no matrices. Where scipy was imported before, nothing is spared and nothing changes.
+    numba looks for scipy's BLAS when it loads them, and does without it where there is none; no loop of a room calls
+    it. Where scipy was imported before, nothing is spared and nothing changes.
     """
     blas = "scipy.linalg.cython_blas"
     if "scipy.linalg" in sys.modules:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked, forks
+from tests import forks
 from workflow.lib.plan.model import Paper
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
@@ -79,7 +79,7 @@ def jobs_at_work(directory: Path, stage: str) -> list[int]:
             here = Path(os.readlink(process / "cwd")) == directory.resolve()
         except OSError:
             continue
-        if here and arguments[1:4] == ["-m", "workflow.lib", stage]:
+        if here and ["-m", "workflow.lib", stage] in (arguments[1:4], arguments[3:6]):
             found.append(int(process.name))
     return found
 
@@ -128,9 +128,7 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     directory = tmp_path_factory.mktemp("default")
     kill_in_training(directory, "--cores", "3")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv(forked.ANEW, "train")  # trainings tell what they hold, which a fork does not know
-        snakemake(directory, "--cores", "2", "--rerun-incomplete")
+    snakemake(directory, "--cores", "2", "--rerun-incomplete", anew=True)
     return directory
 
 

@@ -22,7 +22,7 @@ def test_a_stage_ends_with_its_cost_and_the_table_adds_them_up(tmp_path: Path) -
     assert 20 < cost.memory < 2000
 
     logs = {"scb/logs/generate/checks/0.log": made.stderr, "scb/logs/train/checks/boosting/0.log": "cut short"}
-    logs |= {f"scb/logs/train/main/prox/{s}.log": f"{Cost('train', 2.0, 0.5, 100 + s)}\n" for s in range(3)}
+    logs |= {f"scb/logs/train/main/prox/{s}.log": f"{Cost('train', 3.0, 2.0, 0.5, 100 + s)}\n" for s in range(3)}
     for name, text in logs.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

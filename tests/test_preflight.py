@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import ROOT, snakemake, stage
 from workflow.lib import datasets, identity, preflight
 from workflow.lib.cluster import Request
+from workflow.lib.costs import Cost
 from workflow.lib.datasets import Sentences
 from workflow.lib.errors import UserError, exit_on_user_error
 from workflow.lib.files import write_arrays
@@ -100,9 +101,9 @@ def test_hours_are_those_of_finished_runs_of_the_same_settings(
         trace = Trace([seed])
         trace.record("loss", 0, [1.0])
         write_traces(path, "ib", "vit_mnist", {"sgd": trace}, identity.of_run(done, "sgd", [seed]))
-        log = tmp_path / "ib" / "logs" / "train" / "vit_mnist" / "sgd" / f"{seed}.benchmark.tsv"
+        log = tmp_path / "ib" / "logs" / "train" / "vit_mnist" / "sgd" / f"{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"s\th:m:s\tmax_rss\n{took}\t1:00:00\t100\n")
+        log.write_text(f"{Cost('train', took, took, 1, 100)}\n")
     jobs = [train("vit_mnist", seed, optimizer="sgd") for seed in "23"]
     needed = demand(plan, jobs, 1, tmp_path)
     assert sum(needed.like_finished) == (told or 0)

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, environment
-from workflow.lib import startup
 from workflow.lib.__main__ import end
 
 
@@ -27,28 +26,6 @@ def test_no_stage_begins_with_what_only_some_need() -> None:
     heavy = ("torch", "pandas", "pyarrow", "matplotlib", "scipy", "numba", "tqdm", "http.client")
     heavy += ("workflow.lib.downloads", "workflow.lib.plan.race", "workflow.lib.plan.schema")
     assert imported("from workflow.lib import cli; cli._parser()", *heavy) == []
-
-
-@pytest.mark.slow
-def test_no_job_looks_for_plugins_of_pydantic() -> None:
-    code = "from workflow.lib import startup; startup.begin(); from workflow.lib import cli; cli._parser()"
-    assert imported(code, "importlib.metadata", "email", "pydantic") == ["pydantic"]
-    name = "PYDANTIC_ENTRY_POINT_GROUP"
-    other = f"from workflow.lib import startup; startup.begin(); from pydantic.plugin._loader import {name}"
-    assert imported(other, "importlib.metadata") == ["importlib.metadata"]  # what else it holds is still to be had
-
-
-@pytest.mark.slow
-def test_a_drawing_job_writes_no_docstrings_of_artists() -> None:
-    code = """
-from workflow.lib import startup
-startup.begin_drawing()
-from matplotlib.lines import Line2D
-line = Line2D([], [])
-line.set(color="red")
-assert line.get_color() == "red" and not Line2D.set.__doc__ and "%(" in Line2D.__init__.__doc__
-"""
-    assert imported(code, "matplotlib.lines") == ["matplotlib.lines"]
 
 
 @pytest.mark.slow
@@ -88,56 +65,6 @@ def test_measuring_needs_no_torch_and_a_hard_margin_no_scipy() -> None:
     assert imported(code, "torch", "pandas", "matplotlib") == []
     code = "import numpy as np; from workflow.lib.max_margin import max_margin; max_margin(np.eye(2))"
     assert imported(code, "daqp", "scipy", "qpsolvers") == ["daqp"]
-
-
-LEAN = """
-from workflow.lib import startup
-startup.begin_training()
-with startup.without_shapes_alone({rule!r}, {device!r}):
-    import torch
-"""
-
-
-PARTS = ("torch._meta_registrations", *startup._AFTER_IT, "torch._dynamo")
-
-
-@pytest.mark.slow
-def test_a_training_s_torch_comes_without_shapes_alone_and_takes_them_up_later() -> None:
-    """Whatever of them is asked for first, each in a fork of one lean process."""
-    later = f"""
-import importlib, os, sys
-assert "torch._decomp" not in sys.modules
-for name in {PARTS}:
-    child = os.fork()
-    if child == 0:
-        importlib.import_module(name)
-        assert torch.empty(3, 4, device="meta").T.shape == (4, 3)
-        assert torch.func.vmap(lambda x: x.sin().sum())(torch.ones(2, 3)).shape == (2,)
-        assert "torch._decomp" in sys.modules
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, name
-"""
-    code = LEAN.format(rule="torch.optim.Adam", device="cpu")
-    assert imported(code + later, "torch", "torch._decomp") == ["torch"]
-
-
-@pytest.mark.slow
-def test_a_training_without_torch_leaves_the_next_one_its_own() -> None:
-    """Several trainings in one process, as of a hundred fresh seeds: the first may need no torch."""
-    code = LEAN.format(rule="adam", device="cpu").replace("import torch", "pass")
-    assert imported(f"{code}\nimport torch", "torch._decomp") == ["torch._decomp"]
-
-
-@pytest.mark.slow
-def test_a_published_bert_is_built_in_a_training_job() -> None:
-    code = LEAN.format(rule="adam", device="cpu")
-    assert imported(f"{code}\nimport workflow.lib.papers.ib.deep.bert", "transformers") == ["transformers"]
-
-
-@pytest.mark.parametrize(("rule", "device"), [("mine.optimizers.Adam", "cpu"), ("ngd", "cuda")])
-@pytest.mark.slow
-def test_rules_from_elsewhere_and_gpus_get_all_of_torch(rule: str, device: str) -> None:
-    assert imported(LEAN.format(rule=rule, device=device), "torch._decomp") == ["torch._decomp"]
 
 
 def test_a_job_ends_at_once_unless_someone_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:

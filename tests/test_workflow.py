@@ -14,6 +14,7 @@ import pytest
 from tests import budget
 from tests.conftest import ROOT, SNAKEFILE, copy_project, each_training, environment, job_counts, snakemake
 from workflow.lib import rooms
+from workflow.lib.forked import PLACE
 from workflow.lib.plan.model import Paper
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -174,8 +175,14 @@ def test_papers_share_no_module_of_a_room() -> None:
                 assert all(paper in path.parts for path in foreign)
 
 
-def test_same_bytes_whatever_the_cores_and_after_a_kill(default_run: Path, tmp_path: Path) -> None:
-    """The default run was killed on three cores and went on with two; one core makes of every kind of job the same."""
+def test_same_bytes_whatever_the_cores_and_after_a_kill(
+    default_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default run was killed on three cores and went on with two; its jobs were forks of others.
+
+    One core makes of every kind of job the same, with jobs that start anew.
+    """
+    monkeypatch.setenv(PLACE, "no")
     results, targets = (
         default_run / "results",
         ["results/ntp/figures/fig1.pdf", "results/ntp/metrics/two_stage.parquet"],
@@ -183,7 +190,7 @@ def test_same_bytes_whatever_the_cores_and_after_a_kill(default_run: Path, tmp_p
     for paper, experiment, label in each_training(PLAN.papers):
         made = min(results.glob(f"{paper}/runs/{experiment}/{label}/*.parquet"))
         targets.append(str(made.relative_to(default_run)))
-    snakemake(tmp_path, "--cores", "1", *targets)
+    snakemake(tmp_path, "--cores", "1", *targets, anew=True)
     # The page is of all that is there, and there is less.
     again = [path.relative_to(tmp_path) for path in sorted(tmp_path.glob("results/*/**/*")) if path.is_file()]
     compared = {path for path in again if "logs" not in path.parts}

@@ -9,10 +9,6 @@ import sys
 # a drawing an eighth of its time.
 gc.set_threshold(50_000, 10, 10)
 
-from workflow.lib import startup  # noqa: E402
-
-startup.begin()
-
 from workflow.lib import costs, orphans  # noqa: E402
 from workflow.lib.cli import main  # noqa: E402
 from workflow.lib.files import JOB  # noqa: E402

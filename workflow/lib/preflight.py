@@ -6,7 +6,6 @@ what finished runs of the same settings took, where there are any.
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from workflow.lib import datasets, identity
 from workflow.lib.cluster import Request
+from workflow.lib.costs import Cost
 from workflow.lib.errors import UserError, from_os_error
-from workflow.lib.files import readable
 from workflow.lib.plan.model import Experiment, Plan, block_seeds
 
 GB = 1e9
@@ -115,12 +114,12 @@ def _took(experiment: Experiment, name: str, blocks: Iterable[str], folder: Path
     found = []
     for block in blocks:
         trace = folder / "runs" / experiment.name / name / f"{block}.parquet"
-        benchmark = folder / "logs" / "train" / experiment.name / name / f"{block}.benchmark.tsv"
-        if not (trace.exists() and benchmark.exists()):
+        log = folder / "logs" / "train" / experiment.name / name / f"{block}.log"
+        if not (trace.exists() and log.exists()):
             continue
         if told_identity(trace) == str(identity.of_run(experiment, name, block_seeds(block))):
-            with readable(benchmark), benchmark.open(encoding="utf-8", newline="") as lines:
-                found += [float(row["s"]) / 3600 for row in csv.DictReader(lines, delimiter="\t")]
+            cost = Cost.read(log.read_text(encoding="utf-8", errors="replace"))
+            found += [cost.took / 3600] if cost else []
     return found
 
 

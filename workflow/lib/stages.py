@@ -66,8 +66,7 @@ def train(
     if start is not None and start_from is not None:
         before = read_parameters(start, identity.of_run(experiment, start_from, seeds))
     startup.begin_training()
-    with startup.without_shapes_alone(entries[0].rule, device):
-        training = rooms.train(experiment)
+    training = rooms.train(experiment)
     costs.work_begins()
     traces: dict[str, Trace] = {}
     kept: Arrays = {}

@@ -91,20 +91,24 @@ def python(wildcards, threads):
     Like all functions here that ask for `threads`: Snakemake takes such a parameter for no reason to run again, so that
     a project can be moved.
     """
-    command = (
-        "python"
-        if workflow.deployment_settings.deployment_method
-        else shlex.quote(sys.executable)
-    )
+    elsewhere = workflow.deployment_settings.deployment_method
+    command = "python" if elsewhere else f"{shlex.quote(sys.executable)} {FORKED}"
+    return f"{variables()} {command}"
+
+
+def variables():
+    """The variables of a job's Python."""
     rooms = (
         f"OWN_ROOMS={shlex.quote(os.path.abspath(plan.rooms))} " if plan.rooms else ""
     )
-    return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
+    return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 # Of a plan everything lives to its end: looking for cycles after every 700 new objects is an eighth of planning.
 gc.set_threshold(50_000, 10, 10)
 ROOT = str(project_folder(workflow.current_basedir))
+# A script that asks for a fork where there are any, and is that Python otherwise.
+FORKED = f"-ISs {shlex.quote(f'{ROOT}/workflow/lib/forked.py')}"
 if {"{", "}"} & set(ROOT):
     sys.exit(
         f"error: {ROOT}: snakemake takes braces for wildcards. Move the project to a path without them."

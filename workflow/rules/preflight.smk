@@ -1,9 +1,10 @@
 """Before anything runs: what the jobs need is held against the machine or the Slurm cluster; a dry run tells the cost."""
 
 import atexit
+import shlex
 import sys
 
-from workflow.lib import cluster, guards, preflight, watching
+from workflow.lib import cluster, forks, guards, preflight, watching
 from workflow.lib.errors import UserError, exit_on_user_error
 
 
@@ -78,4 +79,6 @@ onstart:
                 preflight.check_device(plan.device, demand, elsewhere)
                 if plan.tensorboard and not elsewhere:
                     watching.check()
+                if not elsewhere:
+                    forks.begin(f"{variables()} {shlex.quote(sys.executable)}")
             print(demand, end="\n" if str(demand) else "", file=sys.stderr)

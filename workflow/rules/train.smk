@@ -11,8 +11,6 @@ rule train:
         parameters="results/{paper}/runs/{experiment}/{optimizer}/{seeds}.safetensors",
     log:
         "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.log",
-    benchmark:
-        "results/{paper}/logs/train/{experiment}/{optimizer}/{seeds}.benchmark.tsv"
     wildcard_constraints:
         paper=f"(?!{gpu_runs()})[a-z0-9]+",
     conda:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib import costs, rooms, startup
+from workflow.lib import costs, rooms
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import IDENTITY, Arrays, Identity, readable, write_text
 from workflow.lib.plan.evidence import Setting
@@ -131,8 +131,7 @@ class _Track:
         self.lowest = first.goal.low
         self._data: dict[bool, dict[int, Arrays]] = {}
         self._starts: dict[tuple[bool, str], Run] = {}
-        with startup.without_shapes_alone(rule, "cpu"):
-            self.train = rooms.train(first)
+        self.train = rooms.train(first)
         self.measure = rooms.measure(first)
         costs.work_begins()
 

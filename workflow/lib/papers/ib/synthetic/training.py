@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib import grids, startup
+from workflow.lib import grids
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import Arrays
 from workflow.lib.papers.ib.synthetic.along import along
@@ -133,8 +133,7 @@ def _descent(parameters: Parameters, optimizer: Optimizer[Iterations]) -> Callab
 
 def by_torch(parameters: Parameters, optimizer: Optimizer[Iterations]) -> Callable[[int, int], None]:
     """The same for any optimizer."""
-    with startup.without_shapes_alone(optimizer.rule, "cpu"):
-        import torch  # takes longer than the runs of rules that need none
+    import torch  # takes longer than the runs of rules that need none
 
     tensors = [torch.from_numpy(value) for value in parameters.values.values()]
     gradients = [torch.from_numpy(gradient) for gradient in parameters.gradients.values()]

@@ -102,7 +102,7 @@ def copy_project(target: Path) -> Path:
 
 
 # Fixtures and marks of tests that use a whole run of the workflow, or another program.
-WHOLE_FIXTURES, WHOLE_MARKS = {"default_run", "finished_project"}, ("browser", "catalog", "slurm")
+WHOLE_FIXTURES, WHOLE_MARKS = {"default_run"}, ("browser", "catalog", "slurm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

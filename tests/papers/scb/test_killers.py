@@ -38,15 +38,15 @@ SHORTER: dict[str, dict[str, Any]] = {
 }
 
 
-def measured(name: str, exchange: bool = False) -> dict[str, Trace]:
-    """The metrics of an experiment on five seeds; on request every run starts from another seed's boosting."""
+def measured(name: str, exchanged: tuple[str, ...] = ()) -> dict[str, Trace]:
+    """The metrics of an experiment on five seeds, or of some optimizers that go on from another seed's boosting."""
     e = experiment(name, **SHORTER[name])
     data = {number: generate(e, e.seed(number)) for number in range(3 if name == "checks" else 5)}
-    made = runs(e, data)
-    if exchange:
-        start = {key: np.roll(array, 1, axis=0) for key, array in made["boosting"].parameters.items()}
-        made = runs(e, data, given={"boosting": Run(made["boosting"].trace, start)})
-    return dict(measure(e, data, made))
+    if not exchanged:
+        return dict(measure(e, data, runs(e, data)))
+    boosted = runs(e, data, "boosting")["boosting"]
+    start = {key: np.roll(array, 1, axis=0) for key, array in boosted.parameters.items()}
+    return dict(measure(e, data, runs(e, data, *exchanged, given={"boosting": Run(boosted.trace, start)})))
 
 
 @cache
@@ -128,18 +128,18 @@ def rolled(metric: str) -> Change:
     return change
 
 
-def exchanged(name: str) -> Change:
-    """Every run goes on from the boosting of another seed."""
+def exchanged(name: str, *labels: str) -> Change:
+    """Every run of some optimizers, of prox unless others are named, goes on from the boosting of another seed."""
 
     def change(found: Tables) -> None:
-        found[name] = dict(_exchanged(name))
+        found[name] = {**found[name], **_exchanged(name, labels or ("prox",))}
 
     return change
 
 
 @cache
-def _exchanged(name: str) -> Mapping[str, Trace]:
-    return measured(name, exchange=True)
+def _exchanged(name: str, labels: tuple[str, ...]) -> Mapping[str, Trace]:
+    return measured(name, labels)
 
 
 def scaled_gradients(found: Tables) -> None:
@@ -177,7 +177,7 @@ KILLERS: list[tuple[str, Change]] = [
     ("fig1.prox_recovers_p", swapped("main", "prox", "sgd_small")),
     ("fig1.support_exact", exchanged("main")),
     ("fig1.sgd_large_variance", swapped("main", "sgd_large", "prox")),
-    ("fig1.sgd_large_variance", exchanged("main")),
+    ("fig1.sgd_large_variance", exchanged("main", "prox", "sgd_large")),
     ("fig1.sgd_large_level", swapped("main", "sgd_large", "prox")),
     ("fig1.sgd_small_slow", swapped("main", "sgd_small", "prox")),
     ("fig1.alpha_v_law", swapped("main", "prox", "sgd_small")),

@@ -176,7 +176,7 @@ def test_gpu_jobs_go_to_v100_nodes_and_no_other_job_does(with_sacct: Submitter, 
 
 def test_results_are_those_of_a_local_run(whole: Path, tmp_path: Path) -> None:
     """On this machine, and by the project as it is: to ask for a GPU changes no number."""
-    snakemake(tmp_path, "--cores", "2", *WHOLE)
+    snakemake(tmp_path, "--cores", "2", *WHOLE, anew=True)
     for path in COMPARED:
         same = (whole / path).read_bytes() == (tmp_path / path).read_bytes()
         assert same, path  # not the bytes themselves: pytest would compare them at length

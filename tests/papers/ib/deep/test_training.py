@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, environment, stage
+from tests.conftest import ROOT, environment
 from tests.reference import ib_deep as plain
 from workflow.lib import devices, rooms
+from workflow.lib.cli import main
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
 from workflow.lib.papers.ib.deep import bert, claims, figures, recorded, training
@@ -250,6 +252,11 @@ def stops_after(steps: int, patch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
+@cache
+def uninterrupted(kind: str, rule: str) -> tuple[Experiment, Any]:
+    return experiment(kind), run(experiment(kind), rule, seeds=(0, 1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rule"),
@@ -260,8 +267,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int
 ) -> None:
     """Stopped in the middle of an epoch, at its end, and in the second seed; dropout draws from the restored state."""
-    e = experiment(kind)
-    whole = run(e, rule, seeds=(0, 1))
+    e, whole = uninterrupted(kind, rule)
     job, left = Job(checkpoint=tmp_path / "0-1.checkpoint"), stops_after(stop, monkeypatch)
     with pytest.raises(StopError):
         run(e, rule, seeds=(0, 1), job=job)
@@ -279,18 +285,16 @@ def handed(folder: Path, settings: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_to_the_same_files(tmp_path: Path) -> None:
+def test_a_killed_job_goes_on_to_the_same_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL in the middle; the next run of the same command ends with the bytes of one that was left alone."""
-    common = handed(tmp_path, {**VISION, "train_examples": 500, "epochs": 12})
-    made = stage("generate", *common, "--seeds", "0-1", "--data", str(tmp_path / "data.npz"))
-    assert made.returncode == 0, made.stderr
+    common = handed(tmp_path, {**VISION, "train_examples": 500, "epochs": 6})
+    assert main(["generate", *common, "--seeds", "0-1", "--data", str(tmp_path / "data.npz")]) == 0
 
     def command(name: str) -> list[str]:
         out = ["--trace", str(tmp_path / f"{name}.parquet"), "--parameters", str(tmp_path / f"{name}.safetensors")]
         return ["train", *common, "--optimizer", "adam", "--seeds", "0-1", "--data", str(tmp_path / "data.npz"), *out]
 
-    whole = stage(*command("whole"))
-    assert whole.returncode == 0, whole.stderr
+    assert main(command("whole")) == 0
     killed = subprocess.Popen(
         [sys.executable, "-m", "workflow.lib", *command("cut")], env=environment(ROOT), stderr=subprocess.DEVNULL
     )
@@ -302,9 +306,8 @@ def test_a_killed_job_goes_on_to_the_same_files(tmp_path: Path) -> None:
     assert killed.wait() == -signal.SIGKILL
     assert checkpoint.exists()
     assert not (tmp_path / "cut.parquet").exists()
-    resumed = stage(*command("cut"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going on from the checkpoint" in resumed.stderr
+    assert main(command("cut")) == 0
+    assert "going on from the checkpoint" in capsys.readouterr().err
     for kind_of_file in ("parquet", "safetensors"):
         assert (tmp_path / f"cut.{kind_of_file}").read_bytes() == (tmp_path / f"whole.{kind_of_file}").read_bytes()
     assert not checkpoint.exists()
@@ -464,24 +467,19 @@ REAL = ROOT.parent / "shared" / "data"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data, with the real files, is not here")
 @pytest.mark.slow
-def test_the_stages_on_real_digits(tmp_path: Path) -> None:
+def test_the_stages_on_real_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the official files to a finished run, through the commands that the rules call."""
     settings = {**VISION, "dataset": "mnist", "train_examples": None, "test_examples": None, "patch": 14, "dim": 4}
     settings |= {"batch_size": 500, "epochs": 1, "heads": 1, "dropout": 0.0, "embedding_dropout": 0.0}
     manifest, data = tmp_path / "mnist.json", tmp_path / "data.npz"
-    fetched = stage("fetch", "--dataset", "mnist", "--folder", str(tmp_path / "mnist"), "--data-dir", str(REAL))
-    assert fetched.returncode == 0, fetched.stderr
+    assert main(["fetch", "--dataset", "mnist", "--folder", str(tmp_path / "mnist"), "--data-dir", str(REAL)]) == 0
     common = [*handed(tmp_path, settings), "--datasets", str(manifest)]
-    made = stage("generate", *common, "--seeds", "0-1", "--data", str(data))
-    assert made.returncode == 0, made.stderr
+    assert main(["generate", *common, "--seeds", "0-1", "--data", str(data)]) == 0
     assert 50e6 < data.stat().st_size < 60e6  # both seeds share the one copy of 55 MB
     common[:-2] = handed(tmp_path, {**settings, "train_examples": 1000, "test_examples": 500})
-    made = stage("generate", *common, "--seeds", "0-1", "--data", str(data))
-    assert made.returncode == 0, made.stderr
+    assert main(["generate", *common, "--seeds", "0-1", "--data", str(data)]) == 0
     out = ["--trace", str(tmp_path / "x.parquet"), "--parameters", str(tmp_path / "x.safetensors")]
-    trained = stage("train", *common, "--optimizer", "adam", "--seeds", "0-1", "--data", str(data), *out)
-    assert trained.returncode == 0, trained.stderr
-    assert "step" in trained.stderr  # the progress bar
-    without = stage("generate", *common[:-2], "--seeds", "0", "--data", str(data))
-    assert without.returncode == 1
-    assert "needs the manifest of the data set 'mnist'" in without.stderr
+    assert main(["train", *common, "--optimizer", "adam", "--seeds", "0-1", "--data", str(data), *out]) == 0
+    assert "step" in capsys.readouterr().err  # the progress bar
+    assert main(["generate", *common[:-2], "--seeds", "0", "--data", str(data)]) == 1
+    assert "needs the manifest of the data set 'mnist'" in capsys.readouterr().err

@@ -1,10 +1,10 @@
 """Jobs of this machine as forks of processes that have imported what jobs of their kind use.
 
 A third of the CPU time of a default run would go into imports. So snakemake starts one process beside itself, and its
-jobs ask that one (`forked.py`) for the Python that they would have started. For each kind of job, a stage of a paper,
-it has a process that forks: the first job of a kind imports what it uses, and all that is then imported once, before
-the next fork. A fork has its own memory, folder, environment, files and exit status, as a process that was started anew
-has. It ends when the process ends in whose place it runs.
+jobs ask that one (`forked.py`) for the Python that they would have started. For each kind of job, such as a paper's
+drawings, it has a process that forks: the first job of a kind imports what it uses, and all that is then imported once,
+before the next fork. A fork has its own memory, folder, environment, files and exit status, as a process that was
+started anew has. It ends when the process ends in whose place it runs.
 
 A job starts Python anew where it would find another environment or folder than the process that forks has: with more
 threads, under Slurm, in a container. `WORKFLOW_FORKS=no` has all jobs do so.
@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import os
 import runpy
 import selectors
@@ -29,6 +30,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from workflow.lib import costs
@@ -102,7 +106,7 @@ def serve(opened: socket.socket, takes: Callable[[Wish], bool]) -> None:
     while all(key.fileobj != 0 for key, _ in ready.select()):
         line, _ = opened.accept()
         # Who is told nothing starts Python anew. Some are gone before they have said what they want.
-        with line, contextlib.suppress(OSError, ValueError, EOFError):
+        with line, contextlib.suppress(OSError, ValueError, LookupError):
             wish = _Wish.read(line, 3)
             if wish is None:
                 continue
@@ -143,12 +147,16 @@ class _Wish:
         text = line.recv(int.from_bytes(size, sys.byteorder), socket.MSG_WAITALL) if size else b""
         return cls(text, list(numbers)) if text else None
 
-    @property
+    @cached_property
     def kind(self) -> str:
-        """The stage and the paper: what jobs have in common that import the same."""
-        arguments = self.said[0]
-        paper = arguments[arguments.index("--paper") + 1 :][:1] if "--paper" in arguments else []
-        return " ".join(arguments[2:3] + paper)
+        """The stage, the paper and a training's kind of experiment: what jobs have in common that import the same."""
+        arguments, _, _ = self.said
+        given = {name: value for name, value in pairwise(arguments) if name in ("--paper", "--plan")}
+        parts = [*arguments[2:3], given.get("--paper", "")]
+        if parts[0] == "train" and "--plan" in given:
+            planned = json.loads(Path(given["--plan"]).read_text())["experiments"].values()
+            parts += [experiment["kind"] for experiment in planned]
+        return " ".join(parts)
 
     def send(self, line: socket.socket, first: int) -> None:
         """Pass it on, with one more file before the others."""

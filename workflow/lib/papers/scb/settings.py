@@ -167,7 +167,7 @@ class Bigram(Settings):
     def needs(self) -> Needs:
         """What a training job asks of the machine: time grows with tokens, memory with positions."""
         tokens = self.iterations * self.batch_size * self.positions
-        return Needs(385 + self.positions * self.states // 1000, seed_mb=1, runtime=10 + int(tokens / 1e10))
+        return Needs(370 + self.positions * self.states // 1000, seed_mb=1, runtime=10 + int(tokens / 1e10))
 
 
 class Checks(Bigram):

@@ -85,7 +85,7 @@ class Sequences(Settings):
 
     def needs(self) -> Needs:
         """What a training job asks of the machine: half of it for torch, which the rules of `along` do without."""
-        return Needs(mem_mb=380)
+        return Needs(mem_mb=350)
 
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings of this experiment by the index of their metrics: one, without an index."""

@@ -76,6 +76,26 @@ def test_one_seed_of_one_optimizer(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ib", "scb"])  # whose figures look for certain entries
+def test_an_optimizer_in_place_of_all_others(name: str, tmp_path: Path) -> None:
+    """Every figure is drawn, or says what it has not got."""
+    shipped, changes = rooms.load_paper(name), {}
+    for label, experiment in small.paper(name).experiments.items():
+        steps = {"iterations": 8} if "iterations" in experiment.settings.options.model_fields else {}
+        changes[label] = {
+            "seeds": 2,
+            "settings": {key: {"value": experiment.given[key].value} for key in experiment.settings.model_dump()},
+            "optimizers": {
+                **dict.fromkeys(shipped.experiment(label).optimizers),
+                "mine": {"rule": "torch.optim.Adagrad", "lr": 0.05, **steps},
+            },
+        }
+    of = rooms.load_paper(name, {"experiments": changes})
+    assert list(small.run(of, tmp_path)) == list(of.experiments)
+    shown(of, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_steps_that_leave_the_finite_numbers(name: str, tmp_path: Path) -> None:
     """Every optimizer at a wild rate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import torch
 
 from tests.conftest import ROOT, environment, job_counts, snakemake
 from tests.faults import small
-from workflow.lib import optim, rooms
+from workflow.lib import optim, rooms, stages
 from workflow.lib.cli import main
 from workflow.lib.contract import Job
 from workflow.lib.errors import UserError
@@ -257,6 +258,31 @@ def test_the_schema_takes_a_dotted_path_with_its_own_hyperparameters() -> None:
     for wrong in ({"rule": "ngd", "alpha": 0.9}, {"rule": "ngdd"}, {"alpha": 0.9}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"mine": wrong}, check)
+
+
+class Noisy(torch.optim.SGD):
+    """SGD with noise that it draws by itself."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad += torch.randn_like(p) + random.gauss(0, 1)
+        return super().step(closure)
+
+
+def test_what_a_rule_draws_begins_by_the_first_seed_of_its_job(tmp_path: Path) -> None:
+    entry = {"rule": f"{__name__}.Noisy", "lr": 0.1}
+    of = small.paper("ntp", more={"mine": entry}, experiments=["two_stage"])
+    experiment = of.experiment("two_stage")
+    ends = []
+    for name, seeds in (("first", [0, 1]), ("again", [0, 1]), ("other", [1])):
+        files = [tmp_path / f"{name}.{kind}" for kind in ("npz", "parquet", "safetensors")]
+        stages.generate(experiment, seeds, files[0])
+        stages.train(experiment, "mine", seeds, *files)
+        ends.append(read_parameters(files[2])["value"])
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert np.abs(ends[0][1] - ends[2][0]).max() > 0.01
 
 
 # ---- an edit reruns ----

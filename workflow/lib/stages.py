@@ -75,6 +75,7 @@ def train(
         alone = len(entries) == 1
         checkpoints.append(parameters.with_suffix(".checkpoint" if alone else f".{entry.label}.checkpoint"))
         own_events = events if alone or events is None else events / entry.label
+        optim.begin(entry.rule, experiment.seed(seeds[0]))
         with optim.explained(entry.rule):
             run = training(experiment, entry, arrays, Job(device, checkpoints[-1], before, own_events))
         traces[entry.label] = run.trace

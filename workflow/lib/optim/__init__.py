@@ -42,6 +42,7 @@ from workflow.lib import startup
 from workflow.lib.errors import UserError, unknown
 from workflow.lib.optim import _foreign, _reading
 from workflow.lib.optim.traits import Traits
+from workflow.lib.streams import Seed
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +113,12 @@ def try_step(rule: str, hyperparameters: Mapping[str, Any], shapes: Mapping[str,
     """
     if _is_foreign(rule):
         _foreign.try_step(rule, hyperparameters, shapes)
+
+
+def begin(rule: str, seed: Seed) -> None:
+    """Before a training, seed what a class from elsewhere may draw from by itself; registered rules draw nothing."""
+    if _is_foreign(rule):
+        _foreign.seed(int(seed.sequence("drawn by the rule itself").generate_state(1)[0]))
 
 
 def explained(rule: str) -> AbstractContextManager[None]:

@@ -158,6 +158,18 @@ def try_step(rule: str, hyperparameters: Mapping[str, Any], shapes: Mapping[str,
         raise UserError(f"{rule} takes no step on {told}: {type(error).__name__}: {error}") from None
 
 
+def seed(number: int) -> None:
+    """Seed the generators of torch, NumPy and Python, from which a class may draw by itself."""
+    import random
+
+    import numpy as np
+    import torch
+
+    torch.manual_seed(number)
+    np.random.seed(number)  # noqa: NPY002  (the one that others draw from without asking)
+    random.seed(number)
+
+
 @contextmanager
 def explained(rule: str) -> Iterator[None]:
     """Tell of what goes wrong in a class from elsewhere by its own line, in place of the lines that called it.
@@ -169,7 +181,7 @@ def explained(rule: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         theirs = {str(path.resolve()) for path in (*files(rule), Path(inspect.getfile(optimizer_class(rule))))}
         lines = [
             line for line in traceback.extract_tb(error.__traceback__) if str(Path(line.filename).resolve()) in theirs

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.lib import costs, rooms
+from workflow.lib import costs, optim, rooms
 from workflow.lib.contract import Job, Run
 from workflow.lib.files import IDENTITY, Arrays, Identity, readable, write_text
 from workflow.lib.plan.evidence import Setting
@@ -156,6 +156,7 @@ class _Track:
                 start = runs[entry.start_from].parameters
             kept = (judging, label)
             if kept not in self._starts:
+                optim.begin(entry.rule, experiment.seed(0))
                 before = time.process_time()
                 made = self.train(experiment, entry, data, Job(start=start))
                 seconds[label] = (time.process_time() - before) / experiment.seeds

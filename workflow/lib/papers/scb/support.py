@@ -20,7 +20,7 @@ from workflow.lib.papers.scb.naming import (
 )
 from workflow.lib.plotting import GREY, WIDE, Sheet
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Metrics
+from workflow.lib.runs import Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 
@@ -126,8 +126,15 @@ def extra_switch(metrics: Metrics, main: Runs, *others: Runs) -> Drawing:
 
 
 def _boosting(experiment: Runs) -> str:
-    """The label of the experiment's boosting runs."""
-    return next(label for label, optimizer in experiment.optimizers.items() if optimizer.options.boosting)
+    """The label of the experiment's boosting runs.
+
+    Raises:
+        NotRecordedError: it has none.
+    """
+    for label, optimizer in experiment.optimizers.items():
+        if optimizer.options.boosting:
+            return label
+    raise NotRecordedError(f"no entry of {experiment.name} has runs that end at the switch (boosting)")
 
 
 def _rates(metrics: Metrics, experiment: Runs) -> dict[str, tuple[float, float, float]]:

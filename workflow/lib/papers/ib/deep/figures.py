@@ -19,7 +19,7 @@ from workflow.lib.plan.model import Experiment
 from workflow.lib.plan.optimizer import Optimizer
 from workflow.lib.plotting import GREY, MEDIUM, WIDE, Sheet
 from workflow.lib.registry import Registry
-from workflow.lib.runs import Curve, Metrics
+from workflow.lib.runs import Curve, Metrics, NotRecordedError
 
 FIGURES: Registry[Draw] = Registry()
 Runs = Experiment[Vision] | Experiment[Language]
@@ -69,6 +69,8 @@ def extra_vision_sensitivity(metrics: Metrics, experiment: Experiment[Vision]) -
     """A ViT with other readings of SNGD and SPS, beside the paper's values and SGD."""
     known = _rivals(experiment)
     labels = [label for label in known if label in ("sgd", "sngd", "sps", *READINGS)]
+    if not labels:
+        raise NotRecordedError(f"{experiment.name} has no run of SGD, SNGD or SPS")
     sheet = Sheet(1, 3, size=(WIDE, 2.9))
     drawn = _Panels(sheet, metrics, experiment, labels)
     loss, accuracy, length = sheet.panels[0]

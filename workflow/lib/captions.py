@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -55,7 +54,7 @@ def _changed(paper: Paper, experiment: Experiment) -> list[str]:
     entries = _shipped(paper.name).get("experiments", {}).values()
     beside = set(experiment.optimizers).difference(*(entry["optimizers"] for entry in entries))
     return [
-        f"{experiment.name}.{name} = {setting.value}"
+        f"{experiment.name}.{name} = {setting.told}"
         for name, setting in mine.items()
         if name.rpartition(".")[0] not in beside
     ]
@@ -175,8 +174,7 @@ def _settings_table(paper: Paper, experiment: Experiment) -> str:
 
 
 def _row(name: str, setting: Setting) -> tuple[str, str, str, str]:
-    value = setting.value if isinstance(setting.value, str) else json.dumps(setting.value, ensure_ascii=False)
-    return _escaped(name), _escaped(value), setting.source, _escaped(setting.where)
+    return _escaped(name), _escaped(setting.told), setting.source, _escaped(setting.where)
 
 
 def _escaped(text: str) -> str:

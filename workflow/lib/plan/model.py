@@ -213,7 +213,7 @@ class Experiment(Model, Generic[S, O]):
     def own(self, optimizers: Collection[str]) -> list[str]:
         """What the user set, of the experiment and of some of its optimizers, as `name = value`."""
         return [
-            f"{self.name}.{name} = {setting.value}"
+            f"{self.name}.{name} = {setting.told}"
             for name, setting in [*((key, self.given[key]) for key in _Draws.model_fields), *self.sourced()]
             if setting.source == "user" and ("." not in name or name.rpartition(".")[0] in optimizers)
         ]

@@ -35,7 +35,7 @@ def main() -> int:
             if ratio < benchmark.floor:
                 below.append(benchmark.experiment)
             print(
-                f"{benchmark.experiment:<58} {plain:>9.4f} {fast:>9.4f} {ratio:>7.1f}x {benchmark.floor:>5.1f}x",
+                f"{benchmark.experiment:<58} {plain:>9.3g} {fast:>9.3g} {ratio:>7.1f}x {benchmark.floor:>5.1f}x",
                 flush=True,
             )
             if limit := benchmark.limit(fast):

@@ -42,8 +42,8 @@ def dense(experiment: Experiment, rule: plain.Rule, steps: int, product: plain.P
 
 
 RULES = {
-    "orthogonal": {"gd": (plain.gd(1.0), 130), "ngd": (plain.ngd(0.5), 130), "polyak": (plain.polyak(2.0), 130)},
-    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 60), "gd": (plain.gd(0.5), 60)},
+    "orthogonal": {"gd": (plain.gd(1.0), 150), "ngd": (plain.ngd(0.5), 150), "polyak": (plain.polyak(2.0), 150)},
+    "joint": {"ngd": (plain.ngd(0.5, 2 / 3), 50), "gd": (plain.gd(0.5), 50)},
 }  # the twin's rule, and the floor
 
 

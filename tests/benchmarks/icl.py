@@ -34,7 +34,6 @@ def _prompts(experiment: Experiment[Prompts], quick: bool) -> Benchmark:
         floor=60,
         plain_units=epochs,
         fast_units=experiment.seeds * experiment.settings.epochs,
-        repeats=2 if quick else 3,
     )
 
 

@@ -32,6 +32,6 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"ntp two_stage, {steps[0]} + {steps[1]} steps, per seed of {SEEDS}",
         plain=one_seed,
         fast=lambda: train(experiment, optimizer, data, Job()),
-        floor=55,
+        floor=50,
         fast_units=SEEDS,
     )

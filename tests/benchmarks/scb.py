@@ -74,7 +74,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"scb one run of {steps} steps (T = 5000, B = 64), per step",
         plain=lambda: direct(experiment, "prox", 2 * plain_steps // 5, 3 * plain_steps // 5),
         fast=lambda: fast("prox"),
-        floor=75,
+        floor=65,
         plain_units=plain_steps,
         fast_units=steps,
         work=work,
@@ -88,7 +88,7 @@ def benchmarks(quick: bool) -> Iterator[Benchmark]:
         f"scb all {len(CURVES)} curves of fig1, one seed, {steps} steps, per step",
         plain=one_by_one,
         fast=lambda: fast(*CURVES),
-        floor=105,
+        floor=100,
         plain_units=plain_steps,
         fast_units=steps,
         work=work.times(0.4 + 0.6 * len(CURVES)),  # the boosting, two fifths of the steps, is done once

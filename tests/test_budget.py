@@ -37,6 +37,7 @@ def test_a_stage_ends_with_its_cost_and_the_table_adds_them_up(tmp_path: Path) -
     assert asked > 0
 
 
+@pytest.mark.slow
 def test_a_refused_stage_tells_no_cost(tmp_path: Path) -> None:
     done = stage("generate", "--paper", "nobody", "--experiment", "x", "--seeds", "0", "--data", f"{tmp_path}/0.npz")
     assert done.returncode == 1

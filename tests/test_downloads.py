@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, snakemake, stage
+from tests.conftest import ROOT, snakemake
 from workflow.lib import datasets, downloads
+from workflow.lib.cli import main
 from workflow.lib.downloads import Remote, fetch
 from workflow.lib.errors import UserError
 
@@ -209,8 +210,8 @@ def test_the_command_takes_what_is_there(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "all_data_with_identities.csv").write_text("comment_text,split,toxicity\nfine,train,0.1\n")
     target = tmp_path / "civil_comments"
-    done = stage("fetch", "--dataset", "civil_comments", "--folder", str(target), "--data-dir", str(tmp_path / "lab"))
-    assert done.returncode == 0, done.stderr
+    lab = str(tmp_path / "lab")
+    assert main(["fetch", "--dataset", "civil_comments", "--folder", str(target), "--data-dir", lab]) == 0
     manifest = json.loads(target.with_suffix(".json").read_text())
     assert manifest["folder"] == str(folder)
     assert list(manifest["files"]) == ["all_data_with_identities.csv"]
@@ -220,16 +221,18 @@ def test_the_command_takes_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("present", "said"), [(None, "there is no folder"), (".hidden", "train-images-idx3-ubyte.gz of mnist is missing")]
 )
-def test_the_command_names_what_is_not_there(tmp_path: Path, present: str | None, said: str) -> None:
+def test_the_command_names_what_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], present: str | None, said: str
+) -> None:
     if present:
         (tmp_path / "mnist").mkdir()
         (tmp_path / "mnist" / present).touch()
     out = tmp_path / "out"
-    done = stage("fetch", "--dataset", "mnist", "--folder", str(out), "--data-dir", str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(["fetch", "--dataset", "mnist", "--folder", str(out), "--data-dir", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
+    assert "Traceback" not in told
     assert not out.with_suffix(".json").exists()
 
 

@@ -75,6 +75,7 @@ def test_another_version_of_snakemake_is_left_alone(monkeypatch: pytest.MonkeyPa
     assert before == [dict(vars(place)) for place in places]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--dry-run",), ("--dry-run", "-p"), ("-p",)])
 def test_what_snakemake_plans_runs_and_prints_is_what_it_is_without(tmp_path: Path, options: tuple[str, ...]) -> None:
     told = {}

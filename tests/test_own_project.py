@@ -45,6 +45,7 @@ def test_the_example_draws_both_and_follows_edits(tmp_path: Path) -> None:
         assert job_counts(run(project, "-n")) == made, edited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "message"),
     [

@@ -263,6 +263,7 @@ def test_folders_and_links_to_folders_are_fine(tmp_path: Path) -> None:
     preflight.check_folders(["ntp"], tmp_path / "results")
 
 
+@pytest.mark.slow
 def test_snakemake_ends_with_one_message_where_results_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "results").touch()
     done = snakemake(tmp_path, "-n", "results/ntp/figures/fig1.pdf", check=False)

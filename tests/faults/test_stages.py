@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
+import io
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, copy_project, snakemake, stage
+from tests.conftest import ROOT, copy_project, snakemake
 from workflow.lib import cli, stages
 from workflow.lib.errors import UserError
 from workflow.lib.files import (
@@ -28,6 +31,17 @@ from workflow.lib.runs import Trace
 from workflow.lib.tables import read_traces, write_traces
 
 GENERATE = ("generate", "--paper", "ntp", "--experiment", "two_stage")
+
+
+def stage(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m workflow.lib <arguments>` says and how it ends, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main(arguments)
+        except SystemExit as end:  # of argparse
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def assert_one_message(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -209,6 +223,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode != 0:
         pytest.skip("this machine mounts no tmpfs")
     yield place
+    gc.collect()  # an error that is still known may know a file that was open there
     subprocess.run(["umount", str(place)], check=True)
 
 

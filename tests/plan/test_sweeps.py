@@ -340,7 +340,6 @@ def test_the_figure_is_sound_and_tells_what_went_wrong(paper: str, overlay: Any)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_example_of_the_readme(tmp_path: Path) -> None:
     """At small size, from its text to the figure, the caption and the table that joins on the labels."""
     text = block("sweep.yaml").split("\nsnakemake")[0]

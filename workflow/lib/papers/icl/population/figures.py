@@ -304,7 +304,7 @@ def _rescaled(sheet: Sheet, ax: Axes, coarse: _Course, counts: Sequence[int]) ->
 def _balanced(sheet: Sheet, ax: Axes, course: _Course, count: int) -> list[float]:
     """The course of an equally likely feature with its two phases; returns when they end."""
     times = [course.event(event, "balanced", count) for event in ("log", "error")]
-    weights = {name: WEIGHTS[name] for name in ("target", "other")}
+    weights = {"target": (WEIGHTS["target"][0], QUERIES["balanced"][0]), "other": WEIGHTS["other"]}
     _timeline(sheet, ax, course, ("balanced", count), course.borders(times), weights, ("I", "II"))
     ax.set(xlabel=f"time {TIME}", title=f"balanced $v_k$ in two phases, $K = {count}$")
     return times

@@ -58,7 +58,8 @@ def memory(jobs: Mapping[Path, Cost], results: Path) -> Iterator[tuple[str, int,
         paper, experiment = path.relative_to(results).parts[0], path.parts[-3]
         if cost.stage == "train" and experiment in papers[paper].experiments:
             planned = papers[paper].experiment(experiment)
-            asked = planned.settings.needs().memory(len(block_seeds(path.stem)))
+            rules = [planned.optimizer(label).rule for label in planned.job(path.parts[-2])]
+            asked = planned.settings.memory(rules, len(block_seeds(path.stem)))
             name = f"{paper} {planned.kind}"
             most[name] = max(most.get(name, (0, 0)), (cost.memory, asked))
     for name, (held, asked) in most.items():

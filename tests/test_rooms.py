@@ -76,6 +76,18 @@ def test_stage_functions_have_the_contract_s_parameters(paper: str, name: str) -
     assert isinstance(experiment.settings.needs(), Needs)
 
 
+def test_a_job_asks_for_more_memory_where_torch_takes_its_steps() -> None:
+    from workflow.lib.papers.ib.synthetic.along import along
+    from workflow.lib.papers.scb.descent import WITHOUT_TORCH
+
+    joint = load_paper("ib").experiment("joint")
+    without = {o.rule for o in joint.optimizers.values() if along(o, joint=True) is not None}
+    assert without == joint.settings.without_torch
+    assert load_paper("scb").experiment("main").settings.without_torch == set(WITHOUT_TORCH)
+    asked = [joint.settings.memory(rules, seeds=5) for rules in (["gd", "ngd"], ["gd", "torch.optim.Adam"])]
+    assert asked[1] - asked[0] == joint.settings.needs().torch_mb > 0
+
+
 @pytest.mark.parametrize(("paper", "name"), EXPERIMENTS)
 def test_data_depend_on_the_seed_alone(paper: str, name: str) -> None:
     experiment = load_paper(paper).experiment(name)

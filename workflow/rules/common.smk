@@ -296,8 +296,11 @@ def needs(what):
         experiment = planned(wildcards)
         asked = experiment.settings.needs()
         if what == "mem_mb":
-            return attempt * asked.memory(
-                len(block_seeds(wildcards.seeds)), training_device(wildcards)
+            labels = experiment.job(wildcards.optimizer)
+            return attempt * experiment.settings.memory(
+                [experiment.optimizer(label).rule for label in labels],
+                len(block_seeds(wildcards.seeds)),
+                training_device(wildcards),
             )
         if (
             what == "runtime"

@@ -70,16 +70,13 @@ def race_needs(what):
     def needed(wildcards, attempt):
         with exit_on_user_error():
             problem = raced().problem(wildcards.problem)
-            asked = problem.base(rooms.room).settings.needs()
+            settings = problem.base(rooms.room).settings
         protocol = problem.protocol
         runs = len(problem.lrs) + protocol.extensions * protocol.extension_points + 1
         if what == "runtime":
-            return runs * asked.runtime
+            return runs * settings.needs().runtime
         # Twice that of a training: what one run leaves is not all given back before the next.
-        return (
-            attempt
-            * 2
-            * asked.memory(max(protocol.tuning_seeds, protocol.judging_seeds))
-        )
+        seeds = max(protocol.tuning_seeds, protocol.judging_seeds)
+        return attempt * 2 * settings.memory([wildcards.entrant], seeds)
 
     return needed

@@ -6,7 +6,7 @@ Imported while the workflow plans its jobs, so nothing heavy (torch, pandas) is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -21,12 +21,14 @@ class Needs(NamedTuple):
     """What one training job asks of the machine: memory in MB, run time in minutes, cores, GPUs.
 
     The memory is between once and twice what was measured on the CPU (`python -m tests.budget` tells both): `mem_mb`
-    for the libraries and one run, `seed_mb` for each seed of its block; on a GPU the libraries hold `cuda_mb` more.
+    for the libraries and one run, `seed_mb` for each seed of its block; on a GPU the libraries hold `cuda_mb` more, and
+    `torch_mb` more where torch takes the steps of a kind that has rules without it.
     """
 
     mem_mb: int = 500
     seed_mb: float = 10
     cuda_mb: int = 2000
+    torch_mb: int = 0
     runtime: int = 10
     threads: int = 1
     gpu: int = 0
@@ -54,7 +56,7 @@ class Settings(BaseModel):
     papers with several families of experiments; empty for the room itself. `objectives` are the metrics that points of
     a sweep may be compared by, each with the side of a target on which it is good: metrics of runs, at several steps,
     and with several indices only where the worst of them counts. One job trains up to `points_per_job` points, where
-    starting it costs more than a run does.
+    starting it costs more than a run does. Steps of the rules `without_torch` are the kind's own, and import none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +64,7 @@ class Settings(BaseModel):
     options: ClassVar[type[Options]] = Options
     objectives: ClassVar[Mapping[str, Side]] = {}
     points_per_job: ClassVar[int] = 1
+    without_torch: ClassVar[frozenset[str]] = frozenset()
 
     def downloads(self) -> tuple[str, ...]:
         """The real data sets (of workflow.lib.datasets) that these settings read."""
@@ -84,6 +87,11 @@ class Settings(BaseModel):
     def needs(self) -> Needs:
         """What a training job with these settings asks of the machine."""
         return Needs()
+
+    def memory(self, rules: Iterable[str], seeds: int, device: str = "cpu") -> int:
+        """Memory of a job that trains a block of seeds with some rules, one after another, in MB."""
+        needs = self.needs()
+        return needs.memory(seeds, device) + (0 if self.without_torch.issuperset(rules) else needs.torch_mb)
 
     def disk(self, seeds: int) -> Disk:
         """What a block of seeds writes that is worth asking for before a run; nothing, where it is a few megabytes."""

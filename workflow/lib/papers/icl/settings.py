@@ -148,6 +148,7 @@ class Population(Settings):
     options: ClassVar[type[Options]] = PopulationOptions
     objectives: ClassVar[Mapping[str, Side]] = {"mean_error": "below", "error": "below"}
     points_per_job: ClassVar[int] = 10
+    without_torch: ClassVar[frozenset[str]] = frozenset({"gd"})
 
     feature_counts: tuple[Count, ...] = Field(min_length=1)
     context_lengths: tuple[Length, ...] = Field(min_length=1)
@@ -185,8 +186,8 @@ class Population(Settings):
         return self
 
     def needs(self) -> Needs:
-        """What a training job asks of the machine: half of it for torch, which all rules but `gd` are in."""
-        return Needs(mem_mb=350)
+        """What a training job asks of the machine, more where torch is imported."""
+        return Needs(mem_mb=350, torch_mb=150)
 
     def route(self, optimizer: Optimizer[PopulationOptions]) -> Literal["fast", "plain"]:
         """Fast for rules that move each entry by its own gradient, or that commute with rotations; see `carried`."""

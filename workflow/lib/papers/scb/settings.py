@@ -56,6 +56,7 @@ class Bigram(Settings):
     """
 
     options = RunOptions
+    without_torch: ClassVar[frozenset[str]] = frozenset({"gd", "preconditioned_prox"})
     objectives: ClassVar[Mapping[str, Side]] = {
         "value_distance": "below",
         "attention_distance": "below",
@@ -167,7 +168,8 @@ class Bigram(Settings):
     def needs(self) -> Needs:
         """What a training job asks of the machine: time grows with tokens, memory with positions."""
         tokens = self.iterations * self.batch_size * self.positions
-        return Needs(370 + self.positions * self.states // 1000, seed_mb=1, runtime=10 + int(tokens / 1e10))
+        mem_mb = 370 + self.positions * self.states // 1000
+        return Needs(mem_mb, seed_mb=1, torch_mb=150, runtime=10 + int(tokens / 1e10))
 
 
 class Checks(Bigram):

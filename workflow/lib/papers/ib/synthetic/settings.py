@@ -52,6 +52,7 @@ class Sequences(Settings):
     options: ClassVar[type[Options]] = Iterations
     objectives: ClassVar[Mapping[str, Side]] = dict.fromkeys(("gap", "loss", "distraction", "misalignment_w"), "below")
     points_per_job: ClassVar[int] = 10
+    without_torch: ClassVar[frozenset[str]] = frozenset({"gd", "ngd", "led_ngd", "polyak"})
 
     samples: Count
     tokens: Annotated[int, Field(ge=2, strict=True)]
@@ -84,8 +85,8 @@ class Sequences(Settings):
         return self
 
     def needs(self) -> Needs:
-        """What a training job asks of the machine: half of it for torch, which the rules of `along` do without."""
-        return Needs(mem_mb=350)
+        """What a training job asks of the machine, more where torch is imported."""
+        return Needs(mem_mb=350, torch_mb=150)
 
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings of this experiment by the index of their metrics: one, without an index."""

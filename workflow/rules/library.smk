@@ -104,7 +104,7 @@ def variables():
     return f"{rooms}WORKFLOW_JOB=$PPID PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(ROOT)}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
-# Of a plan everything lives to its end: looking for cycles after every 700 new objects is an eighth of planning, after 50,000 a thirtieth.
+# Of a plan everything lives to its end: looking for cycles after every 700 new objects is an eighth of planning.
 gc.set_threshold(500_000, 10, 10)
 ROOT = str(project_folder(workflow.current_basedir))
 # A script that asks for a fork where there are any, and is that Python otherwise.

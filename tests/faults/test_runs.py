@@ -106,7 +106,9 @@ def test_steps_that_leave_the_finite_numbers(name: str, tmp_path: Path) -> None:
         return
     assert any("iverged" in caption for caption in captions.values())
     assert any(line["reason"].startswith("diverged: ") for line in claims.values())
-    assert not any("too short for it" in caption for caption in captions.values())
+    # Of ib's layers one wild step tells all samples apart: they are at the infimum, and have no gap to show.
+    short = [caption for caption in captions.values() if "too short for it" in caption]
+    assert [caption for caption in short if "no run has a gap above 0" not in caption] == []
     assert "iverged" in on_page(of, tmp_path)
 
 

@@ -187,7 +187,7 @@ class Population(Settings):
 
     def needs(self) -> Needs:
         """What a training job asks of the machine, more where torch is imported."""
-        return Needs(mem_mb=350, torch_mb=150)
+        return Needs(mem_mb=335, torch_mb=150)
 
     def route(self, optimizer: Optimizer[PopulationOptions]) -> Literal["fast", "plain"]:
         """Fast for rules that move each entry by its own gradient, or that commute with rotations; see `carried`."""

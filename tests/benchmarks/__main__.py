@@ -44,7 +44,8 @@ def main() -> int:
         for line in getattr(module, "tables", lambda quick: ())(options.quick):
             print(line, flush=True)
     verdict = f"below the floor: {', '.join(below)}" if below else "all at or above their floors"
-    print(f"bench: {len(ratios)} ratios, smallest {min(ratios, default=float('nan')):.1f}x, {verdict}")
+    if ratios:
+        print(f"bench: {len(ratios)} ratios, smallest {min(ratios):.1f}x, {verdict}")
     return 1 if below else 0
 
 

@@ -54,7 +54,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
         )
 
     def client(*arguments: str, place: str = "door", **variables: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-ISs", forked.__file__, "-m", "probe", *arguments]
+        command = [sys.executable, "-Ss", forked.__file__, "-m", "probe", *arguments]
         env = {**environment(ROOT), **variables, forked.PLACE: str(tmp_path / place)}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=env, cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -171,6 +171,8 @@ def test_forks_are_for_the_same_stages_environment_and_folder(tmp_path: Path, mo
     same, here = dict(os.environ), str(tmp_path)
     asked = ["-m", "workflow.lib", "draw"]
     assert forks._same((asked, {**same, "TMPDIR": "/elsewhere"}, here))
+    assert forks._same(([*asked, "--device", "cpu"], same, here))
+    assert not forks._same(([*asked, "--device", "auto"], same, here))
     assert not forks._same((["-m", "pip"], same, here))
     assert not forks._same((asked, same, "/"))
     assert not forks._same((asked, {**same, "OMP_NUM_THREADS": "many"}, here))

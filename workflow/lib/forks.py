@@ -6,8 +6,8 @@ drawings, it has a process that forks: the first job of a kind imports what it u
 before the next fork. A fork has its own memory, folder, environment, files and exit status, as a process that was
 started anew has. It ends when the process ends in whose place it runs.
 
-A job starts Python anew where it would find another environment or folder than the process that forks has: with more
-threads, under Slurm, in a container. `WORKFLOW_FORKS=no` has all jobs do so.
+A job starts Python anew where it may use a GPU, or would find another environment or folder than the process that forks
+has: with more threads, under Slurm, in a container. `WORKFLOW_FORKS=no` has all jobs do so.
 """
 
 from __future__ import annotations
@@ -305,7 +305,9 @@ def _same(wish: Wish) -> bool:
     """Whether Python, started anew, would find what this process has found."""
     arguments, environment, folder = wish
     mine, theirs = ({k: v for k, v in each.items() if k not in _OWN} for each in (os.environ, environment))
-    return arguments[:2] == ["-m", "workflow.lib"] and folder == os.getcwd() and mine == theirs
+    # CUDA does not bear to be forked once anything that was imported has asked for it.
+    cpu = {each for name, each in pairwise(arguments) if name == "--device"} <= {"cpu"}
+    return arguments[:2] == ["-m", "workflow.lib"] and cpu and folder == os.getcwd() and mine == theirs
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def variables():
 gc.set_threshold(500_000, 10, 10)
 ROOT = str(project_folder(workflow.current_basedir))
 # A script that asks for a fork where there are any, and is that Python otherwise.
-FORKED = f"-ISs {shlex.quote(f'{ROOT}/workflow/lib/forked.py')}"
+FORKED = f"-Ss {shlex.quote(f'{ROOT}/workflow/lib/forked.py')}"
 if {"{", "}"} & set(ROOT):
     sys.exit(
         f"error: {ROOT}: snakemake takes braces for wildcards. Move the project to a path without them."

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import budget
 from tests.conftest import ROOT, environment
 from workflow.lib import forked, forks
 
@@ -192,9 +191,3 @@ def test_none_are_begun_where_they_are_not_wanted_or_cannot_be(tmp_path: Path, m
     forks.begin("python")
     assert forked.PLACE not in os.environ
     assert not list(deep.iterdir())
-
-
-def test_jobs_of_the_default_run_are_forks(default_run: Path) -> None:
-    """Of their CPU seconds at most a sixth go into starting; a third does where each starts anew."""
-    jobs = budget.costs(default_run / "results").values()
-    assert sum(cost.starting for cost in jobs) < sum(cost.seconds for cost in jobs) / 6

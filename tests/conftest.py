@@ -15,6 +15,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import forks
 from workflow.lib.plan.model import Paper
@@ -102,7 +103,7 @@ def copy_project(target: Path) -> Path:
 
 
 # Fixtures and marks of tests that use a whole run of the workflow, or another program.
-WHOLE_FIXTURES, WHOLE_MARKS = {"default_run"}, ("browser", "catalog", "slurm")
+WHOLE_FIXTURES, WHOLE_MARKS = {"shipped_run", "small_run"}, ("browser", "catalog", "slurm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -121,14 +122,31 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole workflow as it is shipped, run once, as a user runs it: the folder that holds its `results`.
+def shipped_run() -> Path:
+    """The workflow as it is shipped, as `make figures` ran it in this checkout: the folder that holds its `results`."""
+    planned = snakemake(ROOT, "-n", "--quiet", "rules", check=False)
+    if "Nothing to be done" not in planned.stdout + planned.stderr:
+        pytest.skip("of the results of `make figures`, which are not there or of other code or settings")
+    return ROOT
+
+
+# What the small run is told: every experiment at a small size.
+SMALL = ("--configfile", "small.yaml")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole workflow at small sizes, run once, as a user runs it: the folder that holds its `results`.
 
     It is killed on the way, and goes on with another number of cores.
     """
-    directory = tmp_path_factory.mktemp("default")
-    kill_in_training(directory, "--cores", "3")
-    snakemake(directory, "--cores", "2", "--rerun-incomplete", anew=True)
+    from tests import small
+    from workflow.lib import rooms
+
+    directory = tmp_path_factory.mktemp("small")
+    (directory / SMALL[1]).write_text(yaml.safe_dump({paper: small.changes(paper) for paper in rooms.papers()}))
+    kill_in_training(directory, "--cores", "3", *SMALL)
+    snakemake(directory, "--cores", "2", "--rerun-incomplete", *SMALL, anew=True)
     return directory
 
 
@@ -149,7 +167,7 @@ def kill_in_training(directory: Path, *arguments: str) -> None:
         running.wait()
     assert running.returncode == -signal.SIGKILL
     assert not (directory / "results" / "claims.csv").exists()
-    snakemake(directory, "--unlock")
+    snakemake(directory, "--unlock", *SMALL)
 
 
 def each_training(papers: Mapping[str, Paper]) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Every figure of the default run, as it lies on paper and as a table."""
+"""Every figure as it is shipped, as it lies on paper and as a table."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
 
 
 @pytest.fixture(scope="module", params=PLAN.papers)
-def drawings(request: pytest.FixtureRequest, default_run: Path) -> dict[tuple[str, str], Drawing]:
+def drawings(request: pytest.FixtureRequest, shipped_run: Path) -> dict[tuple[str, str], Drawing]:
     """Every figure of a paper, by the paper's and its own name."""
     paper, found = PLAN.papers[request.param], {}
-    tables = default_run / "results" / paper.name / "metrics"
+    tables = shipped_run / "results" / paper.name / "metrics"
     for figure in paper.figures.values():
         experiments = [paper.experiment(experiment) for experiment in figure.experiments]
         metrics = read_metrics({e.name: tables / f"{e.name}.parquet" for e in experiments})

@@ -136,14 +136,14 @@ def test_a_module_read_file_by_file_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_moved_project_makes_nothing_again(tmp_path: Path) -> None:
-    second = copy_project(tmp_path / "second place")
+    second, figure = copy_project(tmp_path / "second place"), (FIGURE, "--config", "seeds=2")
     (tmp_path / "run").mkdir()
-    snakemake(tmp_path / "run", "--cores", "2", FIGURE)
-    moved = snakemake(tmp_path / "run", "-n", FIGURE, project=second)
+    snakemake(tmp_path / "run", "--cores", "2", *figure)
+    moved = snakemake(tmp_path / "run", "-n", *figure, project=second)
     assert "Nothing to be done" in moved.stdout + moved.stderr
     caption = second / "workflow/report/ntp/fig1.rst"
     caption.write_text(caption.read_text() + "\nAnother sentence.\n")
-    edited = snakemake(tmp_path / "run", "-n", FIGURE, project=second)
+    edited = snakemake(tmp_path / "run", "-n", *figure, project=second)
     assert job_counts(edited.stdout + edited.stderr) == {"draw": 1}
 
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, snakemake
-from tests.readme_table import table
 from workflow.lib.cli import main
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
@@ -112,13 +111,3 @@ def test_the_keys_of_the_configuration_are_the_models(capsys: pytest.CaptureFixt
     plan = make_plan(yaml.safe_load(example[1]))
     assert plan.paper("ntp").experiment("wide").settings.sentences == 40  # type: ignore[attr-defined]
     assert plan.paper("ntp").experiment("two_stage").optimizer("adam").given["lr"].source == "user"
-
-
-def test_the_table_of_figures_is_that_of_a_run(default_run: Path) -> None:
-    """`python -m tests.readme_table results` makes it again."""
-    assert untimed(table(default_run / "results")) in untimed(README)
-
-
-def untimed(text: str) -> str:
-    """Without the times, which no two runs share."""
-    return re.sub(r"\| (< )?[0-9]+\.[0-9] \|", "|", text)

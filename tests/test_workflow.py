@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,80 +12,41 @@ import pandas as pd
 import pytest
 
 from tests import budget
-from tests.conftest import ROOT, SNAKEFILE, copy_project, each_training, environment, job_counts, snakemake
+from tests.conftest import ROOT, SMALL, SNAKEFILE, copy_project, each_training, environment, job_counts, snakemake
 from workflow.lib import rooms, stages
 from workflow.lib.forked import PLACE
-from workflow.lib.plan.model import Paper
 from workflow.lib.plan.reading import read_yaml
 from workflow.lib.rooms import make_plan
-from workflow.lib.runs import Metrics
-from workflow.lib.sweep import reached
-from workflow.lib.tables import read_traces
 
 PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
-GLOSSARY = ROOT / "docs" / "glossary.md"
 FIGURES = [(paper.name, figure) for paper in PLAN.papers.values() for figure in paper.figures]
 
 
 @pytest.mark.parametrize(("paper", "figure"), FIGURES)
-def test_every_figure_comes_out(default_run: Path, paper: str, figure: str) -> None:
-    folder = default_run / "results" / paper / "figures"
+def test_every_figure_comes_out(small_run: Path, paper: str, figure: str) -> None:
+    folder = small_run / "results" / paper / "figures"
     assert (folder / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
     assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(folder / f"{figure}.csv")) > 0
     assert ".. list-table::" in (folder / f"{figure}.rst").read_text()
 
 
-def test_claims_of_the_default_run(default_run: Path) -> None:
-    """Every ledger entry is measured on the pinned seeds; what is known to fail has its reason in the ledger."""
-    claims = pd.read_csv(default_run / "results" / "claims.csv")
-    assert set(claims["claim"]) == {claim for paper in PLAN.papers.values() for claim in paper.claims}
-    failing = claims[claims["verdict"] != "holds"]
-    known = {claim.name for paper in PLAN.papers.values() for claim in paper.claims.values() if claim.reason}
-    assert set(failing["claim"]) == known, failing[["claim", "measured", "low", "high", "reason"]].to_string()
-    assert set(claims["settings"]) == {"as shipped"}
-
-
-@pytest.mark.parametrize("paper", PLAN.papers.values(), ids=lambda paper: paper.name)
-def test_what_sweeps_would_compare_is_recorded(default_run: Path, paper: Paper) -> None:
-    """Every shipped experiment names its objective, unless there is none, and its runs record it for every seed."""
-    for experiment in paper.experiments.values():
-        if experiment.kind == "checks":
-            assert experiment.objective is None
-            continue
-        table = default_run / "results" / paper.name / "metrics" / f"{experiment.name}.parquet"
-        metrics = Metrics({experiment.name: read_traces(table)})
-        for label, optimizer in experiment.optimizers.items():
-            if experiment.settings.compared(optimizer):
-                end, _ = reached(metrics, experiment, label)
-                assert end.shape == (experiment.seeds,), (experiment.name, label)
-
-
-def test_trainings_ask_for_no_less_than_they_hold_and_at_most_twice_of_it(default_run: Path) -> None:
-    """Of each kind of experiment, the job that held most; libraries of another build hold more or less."""
-    results = default_run / "results"
-    measured = list(budget.memory(budget.costs(results), results))
-    assert len(measured) >= len(PLAN.papers)
-    for name, held, asked in measured:
-        assert held <= asked <= 2 * held, name
-
-
-def test_nothing_to_do_the_second_time(default_run: Path) -> None:
-    done = snakemake(default_run, "--cores", "2")
+def test_nothing_to_do_the_second_time(small_run: Path) -> None:
+    done = snakemake(small_run, "--cores", "2", *SMALL)
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_changing_a_step_size_reruns_that_optimizer_only(default_run: Path) -> None:
+def test_changing_a_step_size_reruns_that_optimizer_only(small_run: Path) -> None:
     change = "ntp={experiments: {two_stage: {optimizers: {ngd: {lr: 0.1}}}}}"
-    done = snakemake(default_run, "-n", "--config", change)
+    done = snakemake(small_run, "-n", *SMALL, "--config", change)
     counts = job_counts(done.stdout + done.stderr)
     # Three figures read this experiment; nothing of other experiments or papers is touched.
     assert counts == {"train": 1, "measure": 1, "draw": 3, "judge": 1, "claims": 1, "page": 1, "all": 1}
 
 
-def test_rewording_a_source_trains_nothing(default_run: Path) -> None:
+def test_rewording_a_source_trains_nothing(small_run: Path) -> None:
     change = "ntp={experiments: {two_stage: {settings: {sentences: {where: elsewhere}}}}}"
-    done = snakemake(default_run, "-n", "--config", change)
+    done = snakemake(small_run, "-n", *SMALL, "--config", change)
     counts = job_counts(done.stdout + done.stderr)
     assert set(counts) == {"draw", "judge", "claims", "page", "all"}
 
@@ -109,14 +69,14 @@ def edited_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_editing_a_module_reruns_its_paper_only(
-    default_run: Path, edited_project: Path, module: str, stages: set[str]
+    small_run: Path, edited_project: Path, module: str, stages: set[str]
 ) -> None:
     """A checkout that lies elsewhere, but for the edit, has nothing to do where this one has run."""
     paths = [edited_project / "workflow" / "lib" / name for name in module.split()]
     before = [(path.read_text(), path.stat()) for path in paths]
     for path in paths:
         path.write_text(path.read_text() + "\n# edited\n")
-    done = snakemake(default_run, "-n", "ntp", project=edited_project)
+    done = snakemake(small_run, "-n", "ntp", *SMALL, project=edited_project)
     for path, (text, times) in zip(paths, before, strict=True):
         path.write_text(text)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -125,9 +85,9 @@ def test_editing_a_module_reruns_its_paper_only(
     assert made == stages, output[-3000:]
 
 
-def test_a_paper_alone_has_its_claims_to_read(default_run: Path, tmp_path: Path) -> None:
+def test_a_paper_alone_has_its_claims_to_read(small_run: Path, tmp_path: Path) -> None:
     """As the table of all papers has them."""
-    results = default_run / "results"
+    results = small_run / "results"
     text = (results / "ntp" / "claims.md").read_text()
     assert text.count("\n## ") == 1
     assert all(claim in text for claim in PLAN.paper("ntp").claims)
@@ -177,27 +137,27 @@ def test_papers_share_no_module_of_a_room() -> None:
 
 
 def test_same_bytes_whatever_the_cores_and_after_a_kill(
-    default_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default run was killed on three cores and went on with two; its jobs were forks of others.
+    """The run was killed on three cores and went on with two; its jobs were forks of others.
 
     One core makes of every kind of job the same, with jobs that start anew.
     """
     monkeypatch.setenv(PLACE, "no")
     results, targets = (
-        default_run / "results",
+        small_run / "results",
         ["results/ntp/figures/fig1.pdf", "results/ntp/metrics/two_stage.parquet"],
     )
     for paper, experiment, label in each_training(PLAN.papers):
         made = min(results.glob(f"{paper}/runs/{experiment}/{label}/*.parquet"))
-        targets.append(str(made.relative_to(default_run)))
-    snakemake(tmp_path, "--cores", "1", *targets, anew=True)
+        targets.append(str(made.relative_to(small_run)))
+    snakemake(tmp_path, "--cores", "1", *targets, SMALL[0], str(small_run / SMALL[1]), anew=True)
     # The page is of all that is there, and there is less.
     again = [path.relative_to(tmp_path) for path in sorted(tmp_path.glob("results/*/**/*")) if path.is_file()]
     compared = {path for path in again if "logs" not in path.parts}
     assert {path.suffix for path in compared} >= {".npz", ".parquet", ".safetensors", ".pdf", ".png", ".csv", ".json"}
     assert {path.parts[1] for path in compared} == set(PLAN.papers)
-    assert [path for path in compared if (tmp_path / path).read_bytes() != (default_run / path).read_bytes()] == []
+    assert [path for path in compared if (tmp_path / path).read_bytes() != (small_run / path).read_bytes()] == []
     assert not list(results.rglob(".*~*")), "a temporary file was left behind"
     # Starting forks costs less CPU time than starting anew, but for the first of its kind.
     forks, anew = (
@@ -254,25 +214,13 @@ def test_rules_are_formatted_and_name_no_paper() -> None:
         assert not set(PLAN.papers) & set(words), path
 
 
-def test_report_holds_every_figure_and_the_claims(default_run: Path) -> None:
+def test_report_holds_every_figure_and_the_claims(small_run: Path) -> None:
     import zipfile
 
-    snakemake(default_run, "--report", "report.zip")
-    with zipfile.ZipFile(default_run / "report.zip") as archive:
+    snakemake(small_run, "--report", "report.zip", *SMALL)
+    with zipfile.ZipFile(small_run / "report.zip") as archive:
         names = archive.namelist()
         text = b"".join(archive.read(name) for name in names if name.endswith((".html", ".js"))).decode()
     for paper, figure in FIGURES:
         assert f"{paper}/figures/{figure}" in text or any(f"{figure}.png" in name for name in names), figure
     assert "claims.html" in text or any("claims" in name for name in names)
-
-
-def test_the_glossary_has_every_metric_of_a_run(default_run: Path) -> None:
-    """Every metric of every table stands in its paper's section, and nothing else does."""
-    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", GLOSSARY.read_text(), re.MULTILINE | re.DOTALL))
-    for paper in PLAN.papers:
-        folder = default_run / "results" / paper
-        tables = [pd.read_parquet(path, columns=["metric"]) for path in folder.glob("**/*.parquet")]
-        found = {str(metric) for table in tables for metric in table["metric"].unique()} - {"diverged_at"}
-        rows = [line.split("|")[1] for line in sections[paper].splitlines() if line.startswith("| `")]
-        told = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
-        assert found == told, (paper, sorted(found - told), sorted(told - found))

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
+from tests import small
 from tests.conftest import ROOT, SNAKEFILE, environment, jobs_at_work
-from tests.faults import small
 from workflow.lib.plan import jobs
 from workflow.lib.plan.model import Paper, block_name
 

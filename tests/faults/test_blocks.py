@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults import small
+from tests import small
 from workflow.lib import rooms
 from workflow.lib.plan.model import Experiment
 from workflow.lib.runs import Curve

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults import small
+from tests import small
 from workflow.lib import page, rooms, stages
 from workflow.lib.contract import Run
 from workflow.lib.errors import UserError

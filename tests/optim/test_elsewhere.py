@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import small
 from tests.conftest import ROOT, environment, job_counts, snakemake
-from tests.faults import small
 from workflow.lib import optim, rooms, stages
 from workflow.lib.cli import main
 from workflow.lib.contract import Job

@@ -77,5 +77,5 @@ def test_claims_of_the_report(browser: tuple[str, Path], tmp_path: Path) -> None
     assert findings(browser, tmp_path / "claims.html") == []
 
 
-def test_every_figure_of_the_default_run(browser: tuple[str, Path], default_run: Path) -> None:
-    assert findings(browser, default_run / "results" / page.PAGE) == []
+def test_every_shipped_figure(browser: tuple[str, Path], shipped_run: Path) -> None:
+    assert findings(browser, shipped_run / "results" / page.PAGE) == []

@@ -150,11 +150,11 @@ class _Wish:
     @cached_property
     def kind(self) -> str:
         """The stage, the paper and a training's kind of experiment: what jobs have in common that import the same."""
-        arguments, _, _ = self.said
+        arguments, _, folder = self.said
         given = {name: value for name, value in pairwise(arguments) if name in ("--paper", "--plan")}
         parts = [*arguments[2:3], given.get("--paper", "")]
         if parts[0] == "train" and "--plan" in given:
-            planned = json.loads(Path(given["--plan"]).read_text())["experiments"].values()
+            planned = json.loads(Path(folder, given["--plan"]).read_text())["experiments"].values()
             parts += [experiment["kind"] for experiment in planned]
         return " ".join(parts)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults.small import quick_pictures
+from tests.small import quick_pictures
 from workflow.lib import rooms, stages
 from workflow.lib.papers.icl.prompts import metrics
 from workflow.lib.plan.model import block_name

@@ -86,7 +86,7 @@ class Sequences(Settings):
 
     def needs(self) -> Needs:
         """What a training job asks of the machine, more where torch is imported."""
-        return Needs(mem_mb=350, torch_mb=150)
+        return Needs(mem_mb=320, torch_mb=180)
 
     def variants(self) -> Mapping[str, Sequences]:
         """The data settings of this experiment by the index of their metrics: one, without an index."""

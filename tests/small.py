@@ -11,9 +11,9 @@ import matplotlib.figure
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
 from workflow.lib import plotting, rooms, stages
 from workflow.lib.plan.model import Paper, block_seeds
+from workflow.lib.plan.reading import ROOT
 
 # By the name of a setting: its small value, where the experiment has that setting.
 _SMALL: dict[str, Any] = {
@@ -51,7 +51,12 @@ _ONLY = {  # where a name means something else in another paper
 _ENTRY = {"iterations": 8, "steps": 4, "texts": 40, "warm_up": 2}
 
 
-def paper(
+def paper(name: str, **how: Any) -> Paper:
+    """A paper at small sizes; takes what `changes` takes."""
+    return rooms.load_paper(name, changes(name, **how))
+
+
+def changes(
     name: str,
     seeds: int = 2,
     settings: Mapping[str, Any] | None = None,
@@ -59,8 +64,8 @@ def paper(
     only: int | None = None,
     more: Mapping[str, Any] | None = None,
     experiments: Collection[str] | None = None,
-) -> Paper:
-    """A paper at small sizes.
+) -> dict[str, Any]:
+    """What to lay over a paper's YAML for small sizes.
 
     Args:
         name: of the paper.
@@ -73,10 +78,10 @@ def paper(
     """
     shipped = rooms.load_paper(name)
     small = {**_SMALL, **_ONLY.get(name, {}), **(settings or {})}
-    changes: dict[str, Any] = {}
+    laid: dict[str, Any] = {}
     for label, experiment in shipped.experiments.items():
         if experiments is not None and label not in experiments:
-            changes[label] = None
+            laid[label] = None
             continue
         own = experiment.settings.model_dump()
         mine = {
@@ -98,9 +103,9 @@ def paper(
             given = {**_ENTRY, **(entries or {})}
             known = {**optimizer.hyperparameters, **optimizer.options.model_dump(exclude_none=True)}
             entries_of[entry] = {key: value for key, value in given.items() if key in known}
-        changes[label] = {"seeds": seeds, "settings": mine, "optimizers": {**entries_of, **(more or {})}}
+        laid[label] = {"seeds": seeds, "settings": mine, "optimizers": {**entries_of, **(more or {})}}
     figures = {} if experiments is None else {"figures": dict.fromkeys(shipped.figures)}
-    return rooms.load_paper(name, {"experiments": changes, **figures})
+    return {"experiments": laid, **figures}
 
 
 def run(of: Paper, folder: Path, seeds_per_job: int | None = None) -> Iterator[str]:

@@ -191,3 +191,9 @@ def test_none_are_begun_where_they_are_not_wanted_or_cannot_be(tmp_path: Path, m
     forks.begin("python")
     assert forked.PLACE not in os.environ
     assert not list(deep.iterdir())
+
+
+def test_the_kind_of_a_job_is_read_where_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"experiments": {"mine": {"kind": "joint"}}}')
+    asked = ["-m", "workflow.lib", "train", "--paper", "ib", "--plan", "plan.json"]
+    assert forks._Wish(forked.packed((asked, {}, str(tmp_path))), []).kind == "train ib joint"

@@ -22,7 +22,7 @@ SELECTED_whole = -m whole $(OTHERS)
 SELECTED_slurm = $(BESIDE_WHOLE)
 SELECTED_parts = -m "not whole" $(OTHERS)
 test: .venv/ready
-	$(MAKE) --no-print-directory --jobs 3 --keep-going test-whole test-slurm test-parts
+	python -m tests.forks $(MAKE) --no-print-directory --jobs 3 --keep-going test-whole test-slurm test-parts
 
 test-whole test-slurm test-parts: test-%: .venv/ready
 	pytest $(SELECTED_$*)

@@ -130,8 +130,14 @@ def shipped_run() -> Path:
     return ROOT
 
 
-# What the small run is told: every experiment at a small size.
+# What the small run is told: experiments at a small size, of every kind one at least, and these figures.
 SMALL = ("--configfile", "small.yaml")
+SMALL_FIGURES = {
+    "ntp": ("fig1", "fig2", "extra_rates"),
+    "icl": ("fig1", "fig2"),
+    "ib": ("fig1", "fig2", "fig5", "fig6", "extra_variants"),
+    "scb": ("fig2", "extra_alignment"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +150,9 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from workflow.lib import rooms
 
     directory = tmp_path_factory.mktemp("small")
-    (directory / SMALL[1]).write_text(yaml.safe_dump({paper: small.changes(paper) for paper in rooms.papers()}))
+    (directory / SMALL[1]).write_text(
+        yaml.safe_dump({paper: small.changes(paper, figures=SMALL_FIGURES[paper]) for paper in rooms.papers()})
+    )
     kill_in_training(directory, "--cores", "3", *SMALL)
     snakemake(directory, "--cores", "2", "--rerun-incomplete", *SMALL, anew=True)
     return directory

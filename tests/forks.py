@@ -2,7 +2,8 @@
 
 To start snakemake takes more than a second of imports, to start a stage up to two, and the tests start hundreds. So
 they have one process for all that is served as the workflow serves its jobs (`workflow/lib/forks.py`), but with all
-imports behind it: snakemake runs in its forks, and so do the jobs that it starts.
+imports behind it: snakemake runs in its forks, and so do the jobs that it starts. `python -m tests.forks COMMAND` has
+one for all tests that a command runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +39,7 @@ _IMPORTED = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_pdf",
 )
+_GIVEN = "TESTS_FORKS"  # the variable that names the folder of the process that forks for several of pytest's
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -61,19 +64,29 @@ def run(
 
 @cache
 def _place() -> str:
-    """The folder with the door of the process that forks, which ends with this one."""
-    folder = tempfile.TemporaryDirectory(prefix="forks-")
-    atexit.register(folder.cleanup)
-    with forks.door(folder.name) as door:
-        server = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(door.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            pass_fds=[door.fileno()],
-        )
-    atexit.register(server.terminate)
-    return folder.name
+    """The folder with the door of the process that forks: one for all tests, or one that ends with this process."""
+    if _GIVEN in os.environ:
+        return os.environ[_GIVEN]
+    opened = ExitStack()
+    atexit.register(opened.close)
+    return opened.enter_context(_served())
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="forks-") as folder:
+        with forks.door(folder) as door:
+            server = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, str(door.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                pass_fds=[door.fileno()],
+            )
+        try:
+            yield folder
+        finally:
+            server.terminate()
 
 
 def _takes(wish: Wish) -> bool:
@@ -82,8 +95,8 @@ def _takes(wish: Wish) -> bool:
     return environment.get("PYTHONPATH", "").split(os.pathsep)[0] == _ROOT and "OWN_ROOMS" not in environment
 
 
-if __name__ == "__main__":
-    # Import what commands import, and read what they read: the papers as they are shipped.
+def _serve(number: int) -> None:
+    """Import what commands import, read what they read, the papers as they are shipped, and fork."""
     for each in pkgutil.walk_packages(workflow.lib.__path__, "workflow.lib."):
         if not each.name.endswith("__main__"):
             importlib.import_module(each.name)
@@ -92,5 +105,13 @@ if __name__ == "__main__":
     for paper in rooms.papers():
         rooms.load_paper(paper)
     gc.freeze()  # nothing of all this is ever looked through again
-    with socket.socket(fileno=int(sys.argv[1])) as opened:
+    with socket.socket(fileno=number) as opened:
         forks.serve(opened, _takes)
+
+
+if __name__ == "__main__":
+    if sys.argv[1].isdigit():
+        _serve(int(sys.argv[1]))
+    else:  # a command whose processes share one that forks
+        with _served() as given:
+            sys.exit(subprocess.run(sys.argv[1:], env={**os.environ, _GIVEN: given}).returncode)

@@ -64,6 +64,7 @@ def changes(
     only: int | None = None,
     more: Mapping[str, Any] | None = None,
     experiments: Collection[str] | None = None,
+    figures: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """What to lay over a paper's YAML for small sizes.
 
@@ -75,9 +76,17 @@ def changes(
         only: how many optimizers to keep; None for all.
         more: further optimizers, by label, for experiments of several.
         experiments: those to keep, without figures; None for all, with theirs.
+        figures: those to keep, with the experiments that they draw and those that none draws; None for all.
     """
     shipped = rooms.load_paper(name)
     small = {**_SMALL, **_ONLY.get(name, {}), **(settings or {})}
+    drawn = {figure.name: figure.experiments for figure in shipped.figures.values()}
+    if experiments is not None:
+        figures = ()
+    elif figures is not None:
+        left = {experiment for figure in drawn.keys() - figures for experiment in drawn[figure]}
+        shown = {experiment for figure in figures for experiment in drawn[figure]}
+        experiments = shipped.experiments.keys() - (left - shown)
     laid: dict[str, Any] = {}
     for label, experiment in shipped.experiments.items():
         if experiments is not None and label not in experiments:
@@ -104,8 +113,7 @@ def changes(
             known = {**optimizer.hyperparameters, **optimizer.options.model_dump(exclude_none=True)}
             entries_of[entry] = {key: value for key, value in given.items() if key in known}
         laid[label] = {"seeds": seeds, "settings": mine, "optimizers": {**entries_of, **(more or {})}}
-    figures = {} if experiments is None else {"figures": dict.fromkeys(shipped.figures)}
-    return {"experiments": laid, **figures}
+    return {"experiments": laid, "figures": dict.fromkeys(drawn.keys() - (drawn if figures is None else figures))}
 
 
 def run(of: Paper, folder: Path, seeds_per_job: int | None = None) -> Iterator[str]:

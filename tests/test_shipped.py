@@ -22,7 +22,17 @@ from workflow.lib.sweep import reached
 from workflow.lib.tables import read_traces
 
 PLAN = make_plan(read_yaml(ROOT / "config" / "config.yaml"))
+FIGURES = [(paper.name, figure) for paper in PLAN.papers.values() for figure in paper.figures]
 GLOSSARY = ROOT / "docs" / "glossary.md"
+
+
+@pytest.mark.parametrize(("paper", "figure"), FIGURES)
+def test_every_figure_comes_out(shipped_run: Path, paper: str, figure: str) -> None:
+    folder = shipped_run / "results" / paper / "figures"
+    assert (folder / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv(folder / f"{figure}.csv")) > 0
+    assert ".. list-table::" in (folder / f"{figure}.rst").read_text()
 
 
 def test_claims(shipped_run: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from tests.conftest import ROOT, environment
 from tests.papers.ib.deep.test_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
 from workflow.lib.contract import Job
-from workflow.lib.papers.ib.deep import bert, engines, recorded, standins, texts, tiny_bert
+from workflow.lib.papers.ib.deep import engines, recorded, standins, texts, tiny_bert
 from workflow.lib.papers.ib.deep.data import averaged
 from workflow.lib.papers.ib.deep.settings import Scratch
 from workflow.lib.papers.ib.deep.stacked import Attention, Parameters, cross_entropy
@@ -88,6 +88,8 @@ def some_texts() -> Texts:
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_stacked_berts_are_those_of_transformers(layers: int) -> None:
+    from workflow.lib.papers.ib.deep import bert
+
     nets = shaken(lambda: bert.from_scratch(scratch(layers), 20, 12, classes=3, dropout=0.0).eval())
     parameters = stack(nets)
     stacked = StackedBert(parameters, heads=2, layers=layers, prefix="bert.")

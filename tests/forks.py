@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import workflow.lib
-from workflow.lib import forks, rooms
+from workflow.lib import forks, papers, places, rooms
 from workflow.lib.forked import PLACE, Wish, ask
 
 _IMPORTED = (
@@ -90,9 +90,16 @@ def _served() -> Iterator[str]:
 
 
 def _takes(wish: Wish) -> bool:
-    """Whether the library that is asked for is this project's, with the papers that it ships."""
+    """Whether the library that is asked for is this project's."""
     _, environment, _ = wish
-    return environment.get("PYTHONPATH", "").split(os.pathsep)[0] == _ROOT and "OWN_ROOMS" not in environment
+    return environment.get("PYTHONPATH", "").split(os.pathsep)[0] == _ROOT
+
+
+class _Rooms(list[str]):
+    """The folders in which rooms are looked for: those of the environment that a fork is given."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(places.packages())
 
 
 def _serve(number: int) -> None:
@@ -104,6 +111,7 @@ def _serve(number: int) -> None:
         importlib.import_module(name)
     for paper in rooms.papers():
         rooms.load_paper(paper)
+    papers.__path__ = _Rooms()
     gc.freeze()  # nothing of all this is ever looked through again
     with socket.socket(fileno=number) as opened:
         forks.serve(opened, _takes)

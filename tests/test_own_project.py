@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, copy_project, environment, job_counts, snakemake
+from tests.conftest import ROOT, job_counts, python, snakemake
 
 EXAMPLE = Path("examples", "own-project")
 
 
 def run(folder: Path, *arguments: str) -> str:
-    environ = {key: value for key, value in environment(ROOT).items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+    done = python("snakemake", "--cores", "2", *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_the_example_draws_both_and_follows_edits(tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project") / EXAMPLE
+    project = Path(shutil.copytree(ROOT / EXAMPLE, tmp_path / EXAMPLE))
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
     run(project)
     report = (project / "results" / "report.txt").read_text()
     assert report.startswith("results/margin/figures/fig1.pdf\nresults/ntp/figures/fig1.pdf\n")

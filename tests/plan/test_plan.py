@@ -314,6 +314,13 @@ def test_the_schemas_take_what_is_shipped() -> None:
     jsonschema.validate(read_yaml(ROOT / "config" / "race.yaml"), race)
 
 
+def test_the_schemas_know_bounds() -> None:
+    known = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    jsonschema.validate({"seeds": 3}, known)
+    with pytest.raises(jsonschema.ValidationError, match="-3 is less than or equal to the minimum of 0"):
+        jsonschema.validate({"seeds": -3}, known)
+
+
 @pytest.mark.slow
 def test_planning_imports_nothing_heavy() -> None:
     code = (

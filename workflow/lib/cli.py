@@ -167,7 +167,7 @@ def _schemas(options: argparse.Namespace) -> None:
     written |= {"claims": schema.claims_schema(), "config": schema.config_schema(rooms.papers())}
     written |= {"race": schema.race_schema()}
     for name, content in written.items():
-        write_text(options.folder / f"{name}.schema.json", json.dumps(content, indent=1) + "\n")
+        write_text(options.folder / f"{name}.schema.json", json.dumps(schema.standard(content), indent=1) + "\n")
 
 
 def _matrix(options: argparse.Namespace) -> None:

@@ -39,6 +39,8 @@ _SWEEP = {
     },
     "additionalProperties": False,
 }
+# What pydantic calls a bound of a value that it also validates in another way.
+_BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _LABEL = {"type": "string", "description": "the label of the entry whose runs end where these begin"}
 
 
@@ -143,6 +145,15 @@ def race_schema() -> dict[str, Any]:
         },
         "$defs": _definitions([]),
     }
+
+
+def standard(schema: Any) -> Any:
+    """A schema, or a part of one, with the names of bounds that editors know."""
+    if isinstance(schema, dict):
+        # A key of the user's may have such a name too; its value is a schema.
+        names = {key: key if isinstance(value, dict) else _BOUNDS.get(key, key) for key, value in schema.items()}
+        return {names[key]: standard(value) for key, value in schema.items()}
+    return [standard(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def _entry(model: type[BaseModel]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ import matplotlib
 matplotlib.use("svg")
 matplotlib.rcParams.update({"font.size": 30, "axes.facecolor": "black", "xtick.labelsize": 40})
 before = dict(matplotlib.rcParams)
-figure = load("ntp", sys.argv[1]).figure("fig2")
+figure = load("ntp", sys.argv[1]).figure("fig1")
 figure.savefig(sys.argv[2], format="png", dpi=60)
 assert dict(matplotlib.rcParams) == before
 assert matplotlib.get_backend().lower() == "svg"
@@ -223,13 +223,11 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 @pytest.mark.slow
-def test_a_figure_of_the_numbers_looks_as_printed_and_changes_no_settings_of_the_user_s(
-    small: Path, tmp_path: Path
-) -> None:
+def test_a_figure_looks_as_printed_and_changes_no_settings_of_the_user_s(small: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOOK, str(small), str(tmp_path / "look.png")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(ROOT))
     assert done.returncode == 0, done.stderr
-    plain = load("ntp", small).figure("fig2")
+    plain = load("ntp", small).figure("fig1")
     plain.savefig(tmp_path / "plain.png", format="png", dpi=60)
     assert (tmp_path / "look.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
     assert plain._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # what a notebook shows

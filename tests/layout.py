@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -65,9 +64,11 @@ def _cut(figure: Figure, texts: list[_Shown]) -> Iterator[str]:
 
 
 def _overlaps(texts: list[_Shown]) -> Iterator[str]:
-    for one, other in combinations(texts, 2):
-        if Bbox.intersection(_ink(one.box), _ink(other.box)) is not None:
-            yield f"{one} and {other} lie on one another"
+    boxes = [_ink(shown.box) for shown in texts]
+    low = np.array([box.min for box in boxes]).reshape(-1, 2)
+    high = np.array([box.max for box in boxes]).reshape(-1, 2)
+    for i, j in np.argwhere(np.triu((low[:, None] <= high).all(-1) & (low <= high[:, None]).all(-1), 1)):
+        yield f"{texts[i]} and {texts[j]} lie on one another"
 
 
 def _crossed(texts: list[_Shown]) -> Iterator[str]:

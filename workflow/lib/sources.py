@@ -26,12 +26,13 @@ def modules(*roots: str | Path) -> list[Path]:
         roots: names of modules of this library, or files.
     """
     found: set[Path] = set()
+    here = Path.cwd()
     waiting = [root if isinstance(root, Path) else places.module(root) for root in roots]
     while waiting:
         path = waiting.pop()
         if path is not None and path not in found:
             found.add(path)
-            waiting.extend(_imports(path, Path.cwd()))
+            waiting.extend(_imports(path, None if places.in_library(path) else here))
     return sorted(found | {table for path in found if places.in_library(path) for table in path.parent.glob("*.csv")})
 
 
@@ -54,7 +55,8 @@ def _run(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 @cache
-def _imports(path: Path, here: Path) -> tuple[Path | None, ...]:
+def _imports(path: Path, here: Path | None) -> tuple[Path | None, ...]:
+    """The files that one imports: of a user's file also those below the folder `here`."""
     names = []
     for node in _run(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -62,7 +64,7 @@ def _imports(path: Path, here: Path) -> tuple[Path | None, ...]:
         elif isinstance(node, ast.ImportFrom):
             package = node.module or ""
             if node.level:
-                if places.in_library(path):
+                if here is None:
                     raise UserError(
                         f"{path}, line {node.lineno}: a room imports by full names, as workflow.lib.papers.ntp.data"
                     )
@@ -71,7 +73,7 @@ def _imports(path: Path, here: Path) -> tuple[Path | None, ...]:
                 package = ".".join([*path.relative_to(here).parts[: -node.level], *filter(None, [node.module])])
             names += [package, *(f"{package}.{alias.name}".lstrip(".") for alias in node.names)]
     library = tuple(places.module(name) for name in names if name.startswith(_PACKAGE))
-    if places.in_library(path) or here not in path.parents:
+    if here is None or here not in path.parents:
         return library
     # A package's own file runs before that of a module in it.
     parts = [name.split(".") for name in names if name]

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import workflow.lib
-from workflow.lib import forks, papers, places, rooms
+from workflow.lib import forks, papers, places, rooms, sources
 from workflow.lib.forked import PLACE, Wish, ask
 
 _IMPORTED = (
@@ -109,6 +109,8 @@ def _serve(number: int) -> None:
             importlib.import_module(each.name)
     for name in _IMPORTED:
         importlib.import_module(name)
+    importlib.import_module("snakemake.cli").get_argument_parser()  # which looks for plugins
+    sources.modules(*(name for name in sys.modules if name.startswith("workflow.lib")))
     for paper in rooms.papers():
         rooms.load_paper(paper)
     papers.__path__ = _Rooms()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests import small
 from workflow.lib import rooms
-from workflow.lib.plan.model import Experiment
+from workflow.lib.plan.model import Experiment, Paper
 from workflow.lib.runs import Curve
 from workflow.lib.tables import read_traces
 
@@ -26,12 +27,14 @@ def rounded(experiment: Experiment) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", rooms.papers())
-def test_seeds_per_job_changes_no_result(name: str, tmp_path: Path) -> None:
-    of = small.paper(name)
-    for seeds_per_job in (1, 2):
-        assert list(small.run(of, tmp_path / str(seeds_per_job), seeds_per_job)) == list(of.experiments)
+def test_seeds_per_job_changes_no_result(
+    name: str, finished_paper: Callable[[str], tuple[Paper, Path]], tmp_path: Path
+) -> None:
+    of, together = finished_paper(name)
+    assert list(small.run(of, tmp_path, seeds_per_job=1)) == list(of.experiments)
     for experiment in of.experiments.values():
-        alone, stacked = (read_traces(tmp_path / n / "metrics" / f"{experiment.name}.parquet") for n in "12")
+        table = f"metrics/{experiment.name}.parquet"
+        alone, stacked = read_traces(tmp_path / table), read_traces(together / table)
         assert stacked.keys() == alone.keys()
         for label, trace in alone.items():
             curves = dict(stacked[label].items())

@@ -112,22 +112,6 @@ def test_steps_that_leave_the_finite_numbers(name: str, tmp_path: Path) -> None:
     assert "iverged" in on_page(of, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Paper, Path]]:
-    """A paper's finished runs at small sizes, made once."""
-    made: dict[str, tuple[Paper, Path]] = {}
-
-    def of(name: str) -> tuple[Paper, Path]:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = small.paper(name), folder
-            for _ in small.run(*made[name]):
-                pass
-        return made[name]
-
-    return of
-
-
 def lost(run: Run, experiment: Experiment, seeds: list[int], share: float) -> Run:
     """A run some of whose seeds diverged after a share of the steps; what was recorded before stays."""
     trace = Trace(run.seeds)
@@ -160,10 +144,13 @@ LOST = {
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.slow
 def test_seeds_that_diverged(
-    name: str, cases: list[tuple[list[int], float]], finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    cases: list[tuple[list[int], float]],
+    finished_paper: Callable[[str], tuple[Paper, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of, folder = finished(name)
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    of, folder = finished_paper(name)
     measure, turn = rooms.measure, itertools.cycle(cases)
 
     def measured(experiment: Experiment) -> Any:
@@ -173,9 +160,9 @@ def test_seeds_that_diverged(
 
     monkeypatch.setattr(rooms, "measure", measured)
     for experiment in of.experiments.values():
-        runs, block = tmp_path / "runs" / experiment.name, f"0-{experiment.seeds - 1}"
+        runs, block = folder / "runs" / experiment.name, f"0-{experiment.seeds - 1}"
         table = tmp_path / "metrics" / f"{experiment.name}.parquet"
-        stages.measure(experiment, [tmp_path / "data" / experiment.name / f"{block}.npz"], runs, [block], table)
+        stages.measure(experiment, [folder / "data" / experiment.name / f"{block}.npz"], runs, [block], table)
     captions, _ = shown(of, tmp_path)
     schematic = {"fig1"} if name == "ntp" else set()
     for figure in set(captions) - schematic:

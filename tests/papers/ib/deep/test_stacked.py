@@ -226,8 +226,9 @@ def test_a_run_does_not_depend_on_its_stack(kind: str, rule: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(STACKED))
-@pytest.mark.parametrize("rule", list(RULES))
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("rule", "stop"), [*(("adam", stop) for stop in (2, 3, 5)), *((rule, 2) for rule in RULES if rule != "adam")]
+)
 def test_an_interrupted_stack_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rule: str, stop: int
 ) -> None:

@@ -73,9 +73,9 @@ def _measure_run(
     trace.record("accuracy", settings.steps_kq, [right.mean() for _, right in attended])
     trace.record("loss_floor", settings.steps_kq, [loss_floor(v, d) for v, _, d in last])
     roles = [language.roles(language.orders(d)) for d in sets]
-    found = np.array([[gaps(w, role) for w in snapshots] for snapshots, role in zip(key_query, roles, strict=True)])
-    trace.record("optimal_gap", steps_kq, found[..., 0])
-    trace.record("non_comparable_gap", steps_kq, found[..., 1])
+    found = [gaps(snapshots, role) for snapshots, role in zip(key_query, roles, strict=True)]
+    trace.record("optimal_gap", steps_kq, [optimal for optimal, _ in found])
+    trace.record("non_comparable_gap", steps_kq, [other for _, other in found])
     unseen = [language.unseen_sentences(d) for d in sets]
     for kind in language.UNSEEN:
         results = [predict(v, w, *found[kind]) for (v, w, _), found in zip(last, unseen, strict=True)]
@@ -178,22 +178,22 @@ def loss_floor(value: np.ndarray, data: DataSet) -> float:
     return float(np.log1p(np.exp(margins).sum(axis=1)).sum())
 
 
-def gaps(key_query: np.ndarray, roles: np.ndarray) -> tuple[float, float]:
-    """The two least logit gaps of Theorem 3 over all queries, for W_kq and `language.roles`, both (V, V).
+def gaps(key_query: np.ndarray, roles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two least logit gaps of Theorem 3 over all queries, for W_kq (..., V, V) and `language.roles` (V, V).
 
     Returns:
-        Optimal minus non-comparable, and non-comparable minus non-optimal.
+        Optimal minus non-comparable, and non-comparable minus non-optimal, each (...).
     """
     role = roles.T  # [x, q], as W_kq
 
     def extreme(which: int, pick: np.ufunc, empty: float) -> np.ndarray:
-        return pick.reduce(np.where(role == which, key_query, empty), axis=0)
+        return pick.reduce(np.where(role == which, key_query, empty), axis=-2)
 
     best = extreme(language.OPTIMAL, np.minimum, np.inf)
     worst = extreme(language.NON_OPTIMAL, np.maximum, -np.inf)
     middle_high = extreme(language.NON_COMPARABLE, np.maximum, -np.inf)
     middle_low = extreme(language.NON_COMPARABLE, np.minimum, np.inf)
-    return float((best - middle_high).min()), float((middle_low - worst).min())
+    return (best - middle_high).min(axis=-1), (middle_low - worst).min(axis=-1)
 
 
 def predict(

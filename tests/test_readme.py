@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import ROOT, snakemake
+from tests import small
+from tests.conftest import ROOT, job_counts, snakemake
 from workflow.lib.cli import main
 from workflow.lib.plan.reading import read_yaml
-from workflow.lib.rooms import make_plan
+from workflow.lib.rooms import load_paper, make_plan
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,17 +34,22 @@ def block(name: str) -> str:
 
 @pytest.mark.slow
 def test_an_optimizer_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
-    """From the text of the README to a drawn figure: two files, one command."""
+    """From the text of the README to a drawn figure: two files, one command; an edit trains that optimizer alone."""
     for name in ("my_optimizers.py", "heavy_ball.yaml"):
         (tmp_path / name).write_text(block(name))
     command = re.search(r"^    snakemake (.*heavy_ball\.yaml)$", README, re.MULTILINE)
     assert command is not None
-    short = ["seeds=3", "ntp={experiments: {two_stage: {settings: {steps_ov: 30, steps_kq: 30}}}}"]
-    snakemake(tmp_path, *command[1].replace("--cores 4", "--cores 2").split(), "--config", *short)
+    short = ["seeds=2", "ntp={experiments: {two_stage: {settings: {steps_ov: 20, steps_kq: 20}}}}"]
+    arguments = [*command[1].replace("--cores 4", "--cores 2").split(), "--config", *short]
+    snakemake(tmp_path, *arguments)
     drawn = pd.read_csv(tmp_path / "results/ntp/figures/fig2.csv")
     assert {"ngd", "heavy_ball"} <= set(drawn["series"])
     caption = (tmp_path / "results/ntp/figures/fig2.rst").read_text()
     assert "my_optimizers.HeavyBall" in caption.replace("\\", "")  # as it is read, without escapes
+    with (tmp_path / "my_optimizers.py").open("a") as file:
+        file.write("# edited\n")
+    edited = snakemake(tmp_path, "-n", *arguments)
+    assert job_counts(edited.stdout + edited.stderr) == {"train": 1, "measure": 1, "draw": 1}
 
 
 def test_the_overlay_is_a_plan() -> None:
@@ -55,16 +61,15 @@ def test_the_overlay_is_a_plan() -> None:
     assert paper.experiment("two_stage").optimizer("ngd").given["lr"].source == "user"
 
 
-@pytest.mark.slow
-def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
+def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The overlay of the README, at small size: its figure comes out, with its settings told as the user's."""
-    (tmp_path / "mine.yaml").write_text(block("mine.yaml").split("\nmake figures")[0])
-    short = {"steps_ov": 20, "steps_kq": 20}
-    small = {"ntp": {"experiments": {name: {"settings": short} for name in ("two_stage", "wide")}}, "seeds": 2}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    target = "results/ntp/figures/extra_wide.png"
-    snakemake(tmp_path, "--cores", "2", target, "--configfile", "mine.yaml", "small.yaml")
-    told = json.loads((tmp_path / target).with_suffix(".json").read_text())
+    mine = yaml.safe_load(block("mine.yaml").split("\nmake figures")[0])["ntp"]
+    mine["experiments"]["wide"]["settings"] |= {"steps_ov": 20, "steps_kq": 20}
+    paper = load_paper("ntp", mine, seeds=2)
+    alone = paper.model_copy(update={"experiments": {"wide": paper.experiment("wide")}})
+    assert list(small.run(alone, tmp_path)) == ["wide"]
+    small.quick_pictures(monkeypatch)
+    told = json.loads(small.draw(paper, tmp_path, "extra_wide").with_suffix(".json").read_text())
     (wide,) = told["experiments"]
     user = {entry["setting"]: entry["value"] for entry in wide["settings"] if entry["source"] == "user"}
     assert user["vocabulary_size"] == user["embedding_dimension"] == 40
@@ -73,7 +78,9 @@ def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_make_hands_the_user_s_file_on() -> None:
     for arguments, said in (((), "--cores 4"), (("CONFIG=mine.yaml",), "--cores 4 --configfile mine.yaml")):
-        done = subprocess.run(["make", "-n", "figures", *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "-n", "-o", ".venv/ready", "figures", *arguments], cwd=ROOT, capture_output=True, text=True
+        )
         assert any(line.strip().endswith(said) for line in done.stdout.splitlines())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from tests import small
-from tests.conftest import ROOT, environment, job_counts, snakemake
+from tests.conftest import ROOT, environment
 from workflow.lib import optim, rooms, stages
 from workflow.lib.cli import main
 from workflow.lib.contract import Job
@@ -171,10 +170,16 @@ def test_good_values_are_read() -> None:
         ("import nowhere\n", "ModuleNotFoundError: No module named 'nowhere'"),
         ("def broken(:\n", "SyntaxError"),
         ("raise SystemExit(3)\n", "SystemExit"),
+        # a user's file takes no installed package's place
+        (
+            "import jinja2\nraise LookupError(jinja2.TemplateError)\n",
+            "LookupError: <class 'jinja2.exceptions.TemplateError'>",
+        ),
     ],
 )
 def test_a_user_s_file_that_does_not_load_is_one_message(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "jinja2.py").write_text("raise RuntimeError('the wrong one')")
     code = (
         "from workflow.lib.plan.model import Optimizer; from workflow.lib.plan.settings import Options\n"
         "Optimizer.read('a', {'rule': 'mine.Mine'}, Options, 'here')"
@@ -184,17 +189,6 @@ def test_a_user_s_file_that_does_not_load_is_one_message(tmp_path: Path, text: s
     )
     assert f"UserError: here: mine.Mine: cannot import mine from {tmp_path}" in done.stderr
     assert said in done.stderr.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_a_user_s_file_takes_no_installed_package_s_place(tmp_path: Path) -> None:
-    (tmp_path / "yaml.py").write_text("raise RuntimeError('the wrong one')")
-    (tmp_path / "mine.py").write_text("import torch, yaml\nclass Mine(torch.optim.SGD): pass\n")
-    code = "from workflow.lib import optim; print(optim.optimizer_class('mine.Mine').__name__)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(ROOT)
-    )
-    assert done.stdout.strip() == "Mine", done.stderr
 
 
 @pytest.mark.slow
@@ -295,47 +289,10 @@ def test_the_files_behind_a_user_s_rule() -> None:
     assert [path.name for path in optim.files("ngd")] == ["ngd.py"]
 
 
-MINE = """
-import torch
-from .helper import FACTOR
-
-class Mine(torch.optim.Optimizer):
-    def __init__(self, params, lr=0.1):
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.sub_(p.grad, alpha=FACTOR * group["lr"])
-        return loss
-"""
-
-
-@pytest.mark.slow
-def test_a_user_s_optimizer_runs_from_their_own_folder_and_an_edit_reruns_it(tmp_path: Path) -> None:
-    package = tmp_path / "my_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "helper.py").write_text("FACTOR = 1\n")
-    (package / "my_module.py").write_text(MINE)
-    overlay = textwrap.dedent("""
-        papers: [ntp]
-        ntp: {experiments: {two_stage: {optimizers: {
-            mine: {rule: my_package.my_module.Mine, lr: 0.1},
-            rmsprop: {rule: torch.optim.RMSprop, lr: 0.01}}}}}
-    """)
-    (tmp_path / "mine.yaml").write_text(overlay)
-    quick = ("--configfile", str(ROOT / "tests" / "quick.yaml"), str(tmp_path / "mine.yaml"))
-    target = "results/ntp/figures/fig2.pdf"
-    snakemake(tmp_path, "--cores", "1", *quick, "--", target)
-    assert (tmp_path / target).is_file()
-    for name in ("helper.py", "my_module.py"):
-        text = (package / name).read_text()
-        (package / name).write_text(text + "# edited\n")
-        edited = snakemake(tmp_path, "-n", *quick, "--", target)
-        assert job_counts(edited.stdout + edited.stderr) == {"train": 1, "measure": 1, "draw": 1}
-        (package / name).write_text(text)
+def test_a_user_s_package_is_followed_by_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"__init__.py": "", "helper.py": "FACTOR = 1\n", "beside.py": "", "mine.py": "from .helper import FACTOR\n"}
+    (tmp_path / "package").mkdir()
+    for name, text in files.items():
+        (tmp_path / "package" / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert {path.name for path in modules(tmp_path / "package" / "mine.py")} == {*files} - {"beside.py"}

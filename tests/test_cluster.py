@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, dry_run, experiments, slurm_jobs
-from tests.conftest import ROOT, SNAKEFILE, environment, job_counts
+from tests.benchmarks.cluster import SLURM_JOBS_LIMIT, experiments, slurm_jobs
+from tests.conftest import ROOT, job_counts, snakemake
 from workflow.lib import cluster
 from workflow.lib.errors import UserError
 
@@ -26,11 +23,12 @@ def test_every_rule_with_a_command_has_an_environment() -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_ask_for_a_gpu_have_the_rule_for_it() -> None:
+def test_runs_that_ask_for_a_gpu_have_the_rule_for_it(tmp_path: Path) -> None:
     optimizers = {0: 0, 1: 0}
     for experiment in experiments():
         optimizers[experiment.settings.needs().gpu] += len(experiment.optimizers)
-    counts = job_counts(dry_run("--config", "seeds=1")[0])
+    planned = snakemake(tmp_path, "-n", "--quiet", "rules", "--config", "seeds=1")
+    counts = job_counts(planned.stdout + planned.stderr)
     assert counts["train"] == optimizers[0]
     assert counts.get("train_on_gpu", 0) == optimizers[1]
     assert slurm_jobs(counts) <= SLURM_JOBS_LIMIT
@@ -135,23 +133,16 @@ def test_a_table_that_is_none(slurm: Slurm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_profile_without_a_cluster_ends_with_one_message(tmp_path: Path) -> None:
+def test_the_profile_without_a_cluster_ends_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command, on a PATH that has what the workflow needs and no Slurm."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "sh", "tee", "which", "env"):
         if found := shutil.which(name):
             (tools / name).symlink_to(found)
-    command = [sys.executable, "-m", "snakemake", "--workflow-profile", str(PROFILE)]
-    command += ["--snakefile", str(ROOT / SNAKEFILE), "--configfile", str(ROOT / "tests" / "quick.yaml")]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environment(ROOT), "PATH": f"{tools}{os.pathsep}{tools}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    monkeypatch.setenv("PATH", str(tools))
+    quick = ("--configfile", str(ROOT / "tests" / "quick.yaml"))
+    done = snakemake(tmp_path, "--workflow-profile", str(PROFILE), *quick, check=False)
     assert done.returncode == 1
     assert "error: sbatch is not on PATH" in done.stderr
     assert "Traceback" not in done.stderr

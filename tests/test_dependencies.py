@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra]
 
 
+@cache
 def locked() -> dict[str, list[str]]:
     """Versions in the lock by name; a package may have one for each version of Python."""
     versions: dict[str, list[str]] = {}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, snakemake, stage
+from tests.conftest import ROOT, python, snakemake, stage
 from workflow.lib import datasets, identity, preflight
 from workflow.lib.cluster import Request
 from workflow.lib.costs import Cost
@@ -206,9 +204,10 @@ def test_a_failed_file_while_planning_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def no_gpu() -> None:
-    code = "import torch, sys; sys.exit(torch.cuda.is_available())"
-    if subprocess.run([sys.executable, "-c", code]).returncode:
+def no_gpu(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("asked")
+    (folder / "ask.py").write_text("import torch, sys; sys.exit(torch.cuda.is_available())")
+    if python("ask", cwd=folder).returncode:
         pytest.skip("there is a GPU here")
 
 

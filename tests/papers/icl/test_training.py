@@ -55,7 +55,7 @@ def test_trajectory_agrees_over_400_epochs():
     ],
 )
 def test_trajectory_agrees_in_other_settings(name, optimizer, settings):
-    experiment, data, fast = run(name, [2], optimizer, epochs=40, record_every=1, **settings)
+    experiment, data, fast = run(name, [2], optimizer, epochs=40, record_every=1, prompts=100, **settings)
     logits, losses = twin(experiment, data[2], optimizer)
     assert np.abs(logits[-1]).max() > 1e-3
     assert np.abs(fast.parameters["logits"][0] - logits).max() < 1e-9

@@ -613,13 +613,14 @@ def test_a_job_of_figure_1_stays_below_600_mb() -> None:
     """Peak resident memory of trainings at the full size; the number of iterations does not matter."""
     code = """
 from pathlib import Path
-from workflow.lib.contract import Job, Run
-from tests.papers.scb.test_room import experiment, runs
-from workflow.lib.papers.scb.data import generate
-e = experiment(iterations=30, boosting_steps=10)
-data = {n: generate(e, e.seed(n)) for n in range(5)}
-for label in ("prox", "raw_small"):
-    runs(e, data, label)
+from workflow.lib import rooms
+from workflow.lib.contract import Job
+settings = {"iterations": 30, "boosting_steps": 10}
+e = rooms.load_paper("scb", {"experiments": {"main": {"settings": settings}}}).experiment("main")
+data = {n: rooms.generate(e)(e, e.seed(n)) for n in range(5)}
+start = None
+for label in ("raw_small", "boosting", "prox"):
+    start = rooms.train(e)(e, e.optimizers[label], data, Job(start=start if label == "prox" else None)).parameters
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
     # Not getrusage: a child's ru_maxrss begins at its parent's size.

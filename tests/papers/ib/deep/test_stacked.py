@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from tests.conftest import ROOT, environment
 from tests.papers.ib.deep.test_training import OPTIMIZERS, StopError, experiment, run, same, stops_after
 from workflow.lib.contract import Job
 from workflow.lib.papers.ib.deep import engines, recorded, standins, texts, tiny_bert
@@ -157,13 +154,6 @@ def test_a_tiny_bert_begins_as_transformers_would() -> None:
         else:
             assert float(tensor.std() / expected.std()) == pytest.approx(1, abs=8 / tensor.numel() ** 0.5), name
     assert not own["bert.embeddings.word_embeddings.weight"][0].any()
-
-
-@pytest.mark.slow
-def test_stacked_berts_train_without_transformers() -> None:
-    """It takes longer to import than a small run takes."""
-    code = "import sys, workflow.lib.papers.ib.deep.training; assert 'transformers' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], env=environment(ROOT), check=True)
 
 
 @pytest.mark.parametrize("itself", [True, False])

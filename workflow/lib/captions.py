@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,8 @@ def _changed(paper: Paper, experiment: Experiment) -> list[str]:
 
 
 def _shipped(paper: str) -> Mapping[str, Any]:
-    """A room's YAML, read once however many captions ask; nothing for what is no room."""
-    return _read(places.configuration(paper)) if paper in places.rooms() else {}
-
-
-_read = cache(reading.read_yaml)
+    """A room's YAML; nothing for what is no room."""
+    return reading.read_once(places.configuration(paper)) if paper in places.rooms() else {}
 
 
 def text(template: Path, facts: Mapping[str, Any], diverged: Sequence[str] = (), changed: Sequence[str] = ()) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,17 @@ _USER = {"source": "user", "where": ""}
 
 def shipped(paper: str) -> dict[str, Any]:
     """`config/papers/<paper>.yaml` with the ledger of `config/claims/<paper>.yaml` under `claims`."""
-    return {
-        **read_yaml(places.configuration(paper)),
-        "claims": read_yaml(places.ledger(paper)),
-    }
+    return {**read_once(places.configuration(paper)), "claims": read_once(places.ledger(paper))}
+
+
+def read_once(path: Path) -> Mapping[str, Any]:
+    """One of the shipped files, read once as long as it stays as it is: to look at, as others look at it too."""
+    return _read_once(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@cache
+def _read_once(path: Path, _changed: int) -> Mapping[str, Any]:
+    return read_yaml(path)
 
 
 def refuse_copies(folder: Path) -> None:

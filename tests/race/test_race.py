@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from tests import layout, small
 from tests.conftest import ROOT, job_counts, snakemake
@@ -28,11 +29,12 @@ SHORT: dict[str, Any] = {
     "lr": {"sweep": {"log": [0.01, 1, 3]}},
     "protocol": {"tuning_seeds": 2, "judging_seeds": 3},
 }
+SHORTENED = {"ntp_values": SHORT, "ntp_keys": None}
 
 
 def race(*rules: str, **problem: Any) -> Race:
     """The race on the short problem alone."""
-    changes = {"ntp_values": {**SHORT, **problem}, "ntp_keys": None}
+    changes = {**SHORTENED, "ntp_values": {**SHORT, **problem}}
     return rooms.make_race(rooms.make_plan({"papers": ["ntp"], "race": list(rules), "race_problems": changes}))
 
 
@@ -188,27 +190,27 @@ def test_a_rule_without_a_learning_rate_runs_once() -> None:
 @pytest.mark.slow
 def test_one_more_optimizer_is_one_more_row(tmp_path: Path) -> None:
     """The whole command: what ran stays as it is, what is not there is made, and the row is there."""
-    overlay = tmp_path / "small.yaml"
-    overlay.write_text(
-        "papers: [ntp]\nrace_problems:\n  ntp_keys: null\n  ntp_values:\n    settings: {steps_ov: 20}\n"
-        "    lr: {sweep: [0.1, 1]}\n    protocol: {tuning_seeds: 1, judging_seeds: 1, extensions: 0}\n"
-    )
-    command = ["--configfile", str(overlay), "--cores", "1"]
-    pairs = tmp_path / "results" / "race" / "runs" / "ntp_values"
-    ran = [pairs / f"{rule}.json" for rule in ("adam", "gd")]
-    snakemake(tmp_path, *command, *(str(path.relative_to(tmp_path)) for path in ran))
-    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in ran]
-    done = snakemake(tmp_path, *command, "race", "--config", "race=[torch.optim.RMSprop]")
-    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in ran] == before
-    rules = [*optim.names(), "torch.optim.RMSprop"]
-    assert job_counts(done.stdout + done.stderr)["race_pair"] == len(rules) - len(ran)
+    more = "torch.optim.RMSprop"
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump({"papers": ["ntp"], "race_problems": SHORTENED}))
+    command = ["--configfile", "short.yaml", "--cores", "1"]
+    runs, planned = tmp_path / "results" / "race" / "runs", race(more)
+    pairs = {rule: standings.place(runs, "ntp_values", rule) for rule in planned.rules}
+    ran = pairs["adam"]
+    snakemake(tmp_path, *command, "--", str(ran.relative_to(tmp_path)))
+    before = ran.read_bytes(), ran.stat().st_mtime_ns
+    for rule in set(pairs) - {"adam", "gd", more}:  # made up, to be quick
+        made = entrant(0.1, [3.0, 3.0])
+        running.write(pairs[rule], Pair((made,), made, 1, False), identity.of_pair(planned.only("ntp_values", rule)))
+    done = snakemake(tmp_path, *command, "--config", f"race=[{more}]", "--", "race")
+    assert (ran.read_bytes(), ran.stat().st_mtime_ns) == before
+    assert job_counts(done.stdout + done.stderr)["race_pair"] == 2
     rows = standings.read(tmp_path / "results" / "race" / "race.csv")
-    assert [row["rule"] for row in rows] == rules
+    assert [row["rule"] for row in rows] == [*optim.names(), more]
     for name in figures.TITLES:
         assert all(
             (tmp_path / f"results/race/figures/{name}.{kind}").exists() for kind in ("pdf", "png", "csv", "json")
         )
-    assert "torch.optim.RMSprop" in (tmp_path / "results/race/leaderboard.md").read_text()
+    assert more in (tmp_path / "results/race/leaderboard.md").read_text()
     assert 'id="race-matrix"' in (tmp_path / "results" / "index.html").read_text()
 
 

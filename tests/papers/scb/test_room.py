@@ -517,10 +517,10 @@ def test_all_runs_share_boosting_and_start_as_computed() -> None:
 
 @pytest.mark.slow
 def test_without_noise_the_alignments_follow_the_population_path() -> None:
-    """A batch of 200,000 leaves little noise: alpha_V and alpha_A grow as predicted."""
+    """A batch of 50,000 leaves little noise: alpha_V and alpha_A grow as predicted."""
     settings = {
         "positions": 20,
-        "batch_size": 200_000,
+        "batch_size": 50_000,
         "iterations": 60,
         "boosting_steps": 30,
     }

@@ -198,6 +198,12 @@ def test_one_more_optimizer_is_one_more_row(tmp_path: Path) -> None:
     ran = pairs["adam"]
     snakemake(tmp_path, *command, "--", str(ran.relative_to(tmp_path)))
     before = ran.read_bytes(), ran.stat().st_mtime_ns
+    found = running.read(ran, identity.of_pair(planned.only("ntp_values", "adam")))
+    again = running.run(planned.problem("ntp_values"), "adam", planned.rule("adam"))
+    for mine, theirs in zip((*found.grid, found.judged), (*again.grid, again.judged), strict=True):
+        assert mine.lr == theirs.lr
+        assert np.array_equal(mine.end, theirs.end, equal_nan=True)
+        assert np.array_equal(mine.steps, theirs.steps, equal_nan=True)
     for rule in set(pairs) - {"adam", "gd", more}:  # made up, to be quick
         made = entrant(0.1, [3.0, 3.0])
         running.write(pairs[rule], Pair((made,), made, 1, False), identity.of_pair(planned.only("ntp_values", rule)))

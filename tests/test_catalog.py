@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT, environment
-from tests.test_module import FIGURE, committed, served
+from tests.test_module import committed, served
 
 
 def test_the_catalog_s_description() -> None:
@@ -70,7 +70,7 @@ def test_a_deployment_plans_and_refuses_edits_of_what_is_not_read(tmp_path: Path
     target = tmp_path / "deployed"
     address = "https://github.com/owner/figures"
     subprocess.run([snakedeploy, "deploy-workflow", address, target, "--tag", "v1"], env=environ, check=True)
-    plan = [sys.executable, "-m", "snakemake", "-n", FIGURE]
+    plan = [sys.executable, "-m", "snakemake", "-n", "results/ntp/figures/fig1.pdf"]
     done = subprocess.run(plan, cwd=target, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     with (target / "config" / "papers" / "ntp.yaml").open("a") as copy:

@@ -14,8 +14,8 @@ figures: .venv/ready
 	snakemake $$(test -t 2 && echo --logger rich) --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 	@echo "file://$(CURDIR)/results/index.html"
 
-# Three processes: one for all that needs a whole run or another program, so that there is one of each; one for the
-# trial cluster, whose tests mostly wait, and then for the papers and what is tested in docstrings; one for the others.
+# Three processes that take as long: one for all that runs whole papers or needs another program, so that there is one of
+# each; one for the trial cluster, whose tests mostly wait, then for the papers and docstrings; one for the others.
 BESIDE_WHOLE = tests/slurm tests/papers workflow/lib
 OTHERS = tests $(patsubst %,--ignore=%,$(BESIDE_WHOLE))
 SELECTED_whole = -m whole $(OTHERS)

@@ -14,6 +14,8 @@ from workflow.lib.plan.model import Experiment, Paper
 from workflow.lib.runs import Curve
 from workflow.lib.tables import read_traces
 
+pytestmark = pytest.mark.whole
+
 # Of the largest value of a curve. A step adds one rounding, and the small runs take a few.
 ROUNDING = 1e-13
 # Metrics that are roundings themselves.

@@ -20,7 +20,7 @@ from workflow.lib.plan.model import Experiment, Paper
 from workflow.lib.runs import Trace
 
 # Runs that diverge are drawn and judged without a word of numpy's or matplotlib's.
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.whole, pytest.mark.filterwarnings("error")]
 PAPERS = rooms.papers()
 # No wild rate is too wild; the deep nets are of float32, which holds no more than 3.4e38.
 WILD = {paper: {"lr": 1e30 if paper == "ib" else 1e300, "lr_kq": 1e300} for paper in PAPERS}
